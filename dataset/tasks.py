@@ -1,0 +1,239 @@
+"""Downstream tasks as rows of data: a question about an EEG window, its answers, and how they become tokens.
+
+After SEP_TOKEN a row reads `Question: <question> Answer: <answer> <end>` or, lettered,
+`Question: <question> Options: (A) <answer>. (B) <answer>. Answer: (<letter>) <end>` (NeuroLM, multi-task instruction
+tuning). A label is a position in `answers`.
+"""
+
+import dataclasses
+import re
+import string
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from dataset.text import END_TOKEN, SEP_TOKEN, load_tokenizer
+from errors import UserError
+
+BINARY_METRICS = ("balanced_accuracy", "auc_pr", "auroc", "accuracy")
+MULTICLASS_METRICS = ("balanced_accuracy", "kappa", "weighted_f1", "accuracy")
+TWO_CLASS_ONLY = ("auc_pr", "auroc", "auroc_hard")
+METRICS = tuple(dict.fromkeys(BINARY_METRICS + MULTICLASS_METRICS + TWO_CLASS_ONLY))
+MAX_TOKENS = 1024 - 64  # GPT-2 has 1024 positions, a window up to 64 seconds, and text follows the seconds
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question put to EEG windows, its answers in label order."""
+
+    name: str
+    question: str
+    answers: tuple[str, ...]
+    lettered: bool = False
+    supervise_bracket: bool = True  # lettered answers: the "(" counts in the loss too
+    dataset: str | None = None  # a folder; None: the one called `name` under --dataset_dir
+    metrics: tuple[str, ...] | None = None  # None: the papers' four for this number of answers
+
+    @property
+    def n_classes(self) -> int:
+        """Number of answers."""
+        return len(self.answers)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Metrics to report, in the order of the papers' tables."""
+        return self.metrics or (BINARY_METRICS if self.n_classes == 2 else MULTICLASS_METRICS)
+
+    @property
+    def first_tokens_differ(self) -> bool:
+        """True where the first answer token tells the answers apart, so scoring needs no other."""
+        return len({option[0] for option in self.options(load_tokenizer())}) == self.n_classes
+
+    def prompt(self, tokenizer) -> list[int]:
+        """Tokens that the model is given before it answers; a lettered one ends with the bracket."""
+        text = f"Question: {self.question} "
+        if self.lettered:
+            options = zip(string.ascii_uppercase, self.answers, strict=False)
+            text += "Options: " + "".join(f"({letter}) {answer}. " for letter, answer in options)
+        return [SEP_TOKEN, *tokenizer.encode(text + ("Answer: (" if self.lettered else "Answer:"))]
+
+    def options(self, tokenizer) -> list[list[int]]:
+        """For each label the tokens that follow the prompt, up to and including END_TOKEN."""
+        if self.lettered:
+            texts = [f"{letter}) " for letter in string.ascii_uppercase[: self.n_classes]]
+        else:
+            texts = [f" {answer} " for answer in self.answers]
+        return [[*tokenizer.encode(text), END_TOKEN] for text in texts]
+
+    def encode(self, tokenizer, label: int) -> tuple[list[int], list[int]]:
+        """Tokens of question and answer, and the supervised positions: those whose next token counts in the loss."""
+        prompt = self.prompt(tokenizer)
+        tokens = prompt + self.options(tokenizer)[label]
+        first = len(prompt) - (2 if self.lettered and self.supervise_bracket else 1)
+        return tokens, list(range(first, len(tokens) - 1))
+
+    def parse(self, text: str) -> int | None:
+        """Label of a freely generated answer (what follows the prompt), None where it is none of the answers."""
+        said = text.split("<|endoftext|>")[0].strip().casefold()
+        names = string.ascii_uppercase[: self.n_classes] if self.lettered else self.answers
+        bracket = r"\(?" if self.lettered else ""
+        patterns = [rf"{bracket}{re.escape(name.casefold())}(?!\w)" for name in names]
+        found = [label for label, pattern in enumerate(patterns) if re.match(pattern, said)]
+        return max(found, key=lambda label: len(names[label]), default=None)  # "REM sleep" beats "REM"
+
+    def check_labels(self, label_names, source) -> None:
+        """Raise UserError where a dataset's label names, in label order, cannot be these answers; `source` names it."""
+        names, answers = list(label_names), list(self.answers)
+        said = f"task {self.name} has answers {answers}, but {source} has labels {names}"
+        if len(names) != len(answers):
+            raise UserError(f"{said}: give one answer for each label, in label order")
+        folded, wanted = ([str(item).casefold() for item in items] for items in (names, answers))
+        if folded != wanted and sorted(folded) == sorted(wanted):
+            raise UserError(f"{said}, in another order: list the answers in the order of the labels")
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("TUAB", "Is this EEG segment abnormal?", ("No", "Yes")),
+        Task(
+            "TUEV",
+            "Which event type does this EEG segment belong to?",
+            (
+                "spike and slow wave",
+                "generalized periodic epileptiform discharge",
+                "periodic lateralized epileptiform discharge",
+                "eye movement",
+                "artifact",
+                "background",
+            ),
+            lettered=True,
+        ),
+        Task("SEED", "Which emotion type does this EEG segment belong to?", ("Positive", "Neutral", "Negative")),
+        Task(
+            "HMC",
+            "Which sleep type does this EEG segment belong to?",
+            ("Wake", "NREM-1", "NREM-2", "NREM-3", "REM"),
+            lettered=True,
+        ),
+        Task("Workload", "Is this EEG segment of high workload?", ("No", "Yes")),
+        Task(
+            "TUSL",
+            "Which type does this EEG segment belong to?",
+            ("background", "seizure", "slowing"),
+            lettered=True,
+            supervise_bracket=False,
+        ),
+    )
+}
+
+
+REQUIRED = ("name", "question", "answers", "dataset")
+LISTS, FLAGS = ("answers", "metrics"), ("lettered", "supervise_bracket")
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
+
+
+def load_tasks(names, max_tokens: int = MAX_TOKENS) -> list[Task]:
+    """Tasks by name (a row of TASKS) or by the path of a YAML file with a Task's fields, in the order asked for.
+
+    Raises UserError for an unknown name, two tasks of one name, and a mistake in a file, naming file, field and cure.
+    """
+    tasks = {}
+    for name in names:
+        is_file = str(name).endswith((".yaml", ".yml"))
+        if not is_file and name not in TASKS:
+            raise UserError(
+                f"unknown task {str(name)!r}: known are {', '.join(TASKS)}; your own is a path of a .yaml file"
+            )
+        task = read_task(name, max_tokens) if is_file else TASKS[name]
+        if task.name in tasks:
+            raise UserError(f"two tasks are named {task.name!r} (the second from {name}): rename or remove one")
+        tasks[task.name] = task
+    return list(tasks.values())
+
+
+def read_task(path, max_tokens: int = MAX_TOKENS) -> Task:
+    """The task of a YAML file; UserError names the file, the field and the cure."""
+    path = Path(path)
+    fields = _read_fields(path)
+    problem = _find_problem(fields)
+    if problem:
+        raise UserError(f"{path}: {problem}")
+    lists = {field: tuple(fields[field]) for field in LISTS if field in fields}
+    flags = {field: fields[field].casefold() in TRUE for field in FLAGS if field in fields}
+    task = Task(**(fields | lists | flags | {"dataset": _find_dataset(path, fields["dataset"])}))
+    tokenizer = load_tokenizer()
+    length = len(task.prompt(tokenizer)) + max(map(len, task.options(tokenizer)))
+    if length > max_tokens:
+        raise UserError(
+            f"{path}: question: is {length} tokens with its options and longest answer, {max_tokens} fit; shorten it"
+        )
+    return task
+
+
+def _read_fields(path: Path) -> dict:
+    """A YAML mapping with every scalar as the text that was written, so that the answer No is not the boolean False."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): give the path of a YAML task file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path}: must be a mapping of fields: {', '.join(REQUIRED)} and the optional ones")
+    written = [key.value for key, _ in node.value]
+    for key in written:
+        if written.count(key) > 1:
+            raise UserError(f"{path}: {key}: is written twice; keep one")
+    return yaml.load(text, Loader=yaml.BaseLoader)
+
+
+def _find_problem(fields: dict) -> str | None:
+    """The first mistake in a task's fields as "field: what is wrong; cure"; None where there is none."""
+    known = [field.name for field in dataclasses.fields(Task)]
+    for field in fields:
+        if field not in known:
+            return f"{field}: is no field of a task; known are {', '.join(known)}"
+    for field in REQUIRED:
+        if field not in fields:
+            return f"{field}: is missing; add it"
+    for field, value in fields.items():
+        if field in LISTS:
+            if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
+                return f"{field}: must be a list of texts, such as [first, second]"
+        elif not isinstance(value, str) or not value.strip():
+            return f"{field}: must be a text, not {value!r}"
+    for field in FLAGS:
+        if fields.get(field, "true").casefold() not in TRUE + FALSE:
+            return f"{field}: must be true or false, not {fields[field]!r}"
+    if not re.fullmatch(r"\w[\w.-]*", fields["name"]):
+        return f"name: {fields['name']!r} must be of letters, digits, '_', '-' and '.', as files are named after it"
+    return _find_answer_problem(fields["answers"], fields.get("metrics", ()))
+
+
+def _find_answer_problem(answers: list[str], metrics: list[str]) -> str | None:
+    if not 2 <= len(answers) <= len(string.ascii_uppercase):
+        return f"answers: there are {len(answers)}; give 2 to {len(string.ascii_uppercase)}"
+    folded = [answer.casefold() for answer in answers]
+    for answer in answers:
+        if answer != answer.strip():
+            return f"answers: {answer!r} begins or ends with a space; remove it"
+        if folded.count(answer.casefold()) > 1:
+            return f"answers: {answer!r} is given twice (case does not count); make them differ"
+    for metric in metrics:
+        if metric not in METRICS:
+            return f"metrics: {metric!r} is unknown; known are {', '.join(METRICS)}"
+        if metric in TWO_CLASS_ONLY and len(answers) != 2:
+            return f"metrics: {metric} is for two answers, here are {len(answers)}; use {', '.join(MULTICLASS_METRICS)}"
+    return None
+
+
+def _find_dataset(path: Path, dataset: str) -> str:
+    """The dataset folder of a task file: as given, else beside the file."""
+    tried = [Path(dataset).expanduser(), path.parent / dataset]
+    for folder in tried:
+        if folder.is_dir():
+            return str(folder)
+    raise UserError(f"{path}: dataset: no folder {' or '.join(str(folder) for folder in tried)}; correct the path")
