@@ -1,0 +1,156 @@
+"""GPT-2 with the attention mask left open: the language model of NeuroLM, and the blocks of its EEG transformers.
+
+B batch · N query tokens · M key tokens (cached ones included) · D width · H heads · V vocabulary rows
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
+
+from errors import UserError
+
+
+@dataclass
+class GPTConfig:
+    block_size: int = 1024
+    vocab_size: int = 50257
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis, eps 1e-5, whose bias is optional."""
+
+    def __init__(self, width: int, bias: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
+
+    def forward(self, x):
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+
+    def forward(self, x, mask=None, causal=False, past=None):
+        """x (B, N, D); mask (B, 1, N, M) bool or None; past: earlier keys and values -> (B, N, D), keys and values."""
+        q, k, v = rearrange(self.c_attn(x), "b n (three h d) -> three b h n d", three=3, h=self.n_head)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+        y = self.c_proj(rearrange(y, "b h n d -> b n (h d)"))
+        return F.dropout(y, self.dropout, self.training), (k, v)
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.dropout = config.dropout
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+
+    def forward(self, x):
+        return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; returns its keys and values beside its output."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = LayerNorm(config.n_embd, config.bias)
+        self.attn = SelfAttention(config)
+        self.ln_2 = LayerNorm(config.n_embd, config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x, mask=None, causal=False, past=None):
+        attended, keys_values = self.attn(self.ln_1(x), mask, causal, past)
+        x = x + attended
+        return x + self.mlp(self.ln_2(x)), keys_values
+
+
+class GPT(nn.Module):
+    """GPT-2 whose position embedding and attention mask come from the caller.
+
+    `lm_head` is not tied to `wte`, since NeuroLM gives it 8192 more rows, one for each EEG code.
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.vocab_size, config.n_embd),
+                "wpe": nn.Embedding(config.block_size, config.n_embd),
+                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+                "ln_f": LayerNorm(config.n_embd, config.bias),
+            }
+        )
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        for name, parameter in self.named_parameters():
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, x, time, mask=None, causal=False, past=None):
+        """x (B, N, D) token embeddings; time (B, N) positions; mask as in SelfAttention; past: a list with the keys
+        and values of every block -> hidden states (B, N, D) after the last norm, and the new list."""
+        x = F.dropout(x + self.transformer.wpe(time), self.config.dropout, self.training)
+        cache = []
+        for i, block in enumerate(self.transformer.h):
+            x, keys_values = block(x, mask, causal, None if past is None else past[i])
+            cache.append(keys_values)
+        return self.transformer.ln_f(x), cache
+
+    @torch.no_grad()
+    def enlarge(self, wte_rows: int, lm_head_rows: int) -> None:
+        """Add rows to `wte` and `lm_head`; no checkpoint provides them, so they start as N(0, 0.02)."""
+        width = self.config.n_embd
+        wte, lm_head = nn.Embedding(wte_rows, width), nn.Linear(width, lm_head_rows, bias=False)
+        for new, old in ((wte, self.transformer.wte), (lm_head, self.lm_head)):
+            nn.init.normal_(new.weight, std=0.02)
+            new.weight[: old.weight.size(0)] = old.weight
+        self.transformer.wte, self.lm_head = wte, lm_head
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, dropout: float = 0.0) -> "GPT":
+        """GPT-2's weights from a folder written by `save_pretrained`, or from the Hugging Face hub.
+
+        NeuroLM's blocks use the exact GELU where GPT-2 was trained with its tanh form (they differ by less than 5e-4).
+        Raises UserError when the weights cannot be had or are not those of a GPT-2.
+        """
+        from transformers import GPT2LMHeadModel
+
+        try:
+            source = GPT2LMHeadModel.from_pretrained(name_or_path)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"GPT-2 weights '{name_or_path}' cannot be loaded ({reason}). Go online once, or point --gpt2_path at a "
+                "folder written by transformers' save_pretrained, or train without them: --init_from scratch"
+            ) from None
+        c = source.config
+        model = cls(GPTConfig(c.n_positions, c.vocab_size, c.n_layer, c.n_head, c.n_embd, dropout))
+        state = {k: v for k, v in source.state_dict().items() if not k.endswith((".attn.bias", ".attn.masked_bias"))}
+        for name, value in state.items():  # GPT-2's Conv1D keeps its weights transposed
+            if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
+                state[name] = value.t()
+        model.load_state_dict(state)
+        return model

@@ -1,0 +1,260 @@
+"""NeuroLM: GPT-2 that reads EEG tokens and text on one clock (NeuroLM, sections 2.3 and 2.4).
+
+B batch · N EEG tokens (padded) · L text tokens (padded) · D width · V rows of `lm_head`: 50304 of text, then the codes
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from checkpointing import load_strictly, plain_names, read_checkpoint
+from errors import UserError
+from model.gpt import GPT, GPTConfig
+from model.neural_transformer import NeuralTransformer, NTConfig
+
+TEXT_ROWS = 50304  # of wte and lm_head; EEG code i is class 50304 + i
+ANSWER_IDS = 50257  # answers use the ids below: GPT-2's own vocabulary
+
+
+@dataclass(frozen=True)
+class LMSize:
+    """A row of the table of sizes: which GPT-2 provides the weights (None: trained from scratch), and its shape."""
+
+    gpt2: str | None
+    n_layer: int
+    n_head: int
+    n_embd: int
+
+
+LM_SIZES = {
+    "tiny": LMSize(None, 2, 4, 128),
+    "B": LMSize("gpt2", 12, 12, 768),
+    "L": LMSize("gpt2-medium", 24, 16, 1024),
+    "XL": LMSize("gpt2-xl", 48, 25, 1600),
+}
+
+
+class NeuroLM(nn.Module):
+    """A frozen EEG encoder (`tokenizer`), a language model, and between them an embedding of the channel."""
+
+    def __init__(self, lm: GPTConfig, encoder: NTConfig, n_codes: int = 8192):
+        super().__init__()
+        self.n_codes = n_codes
+        self.GPT2 = GPT(lm)
+        self.GPT2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
+        self.tokenizer = NeuralTransformer(encoder).requires_grad_(False)
+        if encoder.n_embd != lm.n_embd:
+            self.encode_transform_layer = nn.Sequential(nn.Linear(encoder.n_embd, lm.n_embd), nn.GELU())
+        else:
+            self.encode_transform_layer = nn.Identity()
+        self.pos_embed = nn.Embedding(256, lm.n_embd)
+
+    @classmethod
+    def from_size(cls, size: str, encoder: NTConfig, n_codes: int, gpt2: GPT | None = None, dropout: float = 0.0):
+        """A new model of `size`, with the weights of `gpt2` where they are given.
+
+        Raises UserError when those are of another size.
+        """
+        row = LM_SIZES[size]
+        config = GPTConfig(n_layer=row.n_layer, n_head=row.n_head, n_embd=row.n_embd, dropout=dropout)
+        model = cls(config, encoder, n_codes)
+        if gpt2 is not None:
+            shape = (gpt2.config.n_layer, gpt2.config.n_head, gpt2.config.n_embd)
+            if shape != (row.n_layer, row.n_head, row.n_embd):
+                raise UserError(
+                    f"--size {size} needs {row.gpt2 or 'no GPT-2'} with {row.n_layer} layers, {row.n_head} heads, width "
+                    f"{row.n_embd}; the GPT-2 given has {shape[0]} layers, {shape[1]} heads, width {shape[2]}"
+                )
+            gpt2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
+            gpt2.config.vocab_size = config.vocab_size
+            model.GPT2 = gpt2
+        return model
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict, source: str, dropout: float = 0.0) -> "NeuroLM":
+        """From an official or own checkpoint of stage 2 or 3; names and shapes must agree exactly.
+
+        Official checkpoints lack `encoder_args`: then the encoder has the paper's 12 heads, and the rest of its shape
+        follows from the weights.
+        """
+        for key in ("model", "model_args"):
+            if key not in checkpoint:
+                raise UserError(
+                    f"{source} is no NeuroLM checkpoint: it lacks '{key}' and holds {sorted(checkpoint)}; give one "
+                    "written by train_pretrain.py or train_instruction.py, or a released NeuroLM-*.pt"
+                )
+        state = plain_names(checkpoint["model"])
+        args = checkpoint["model_args"]
+        lm = GPTConfig(
+            n_layer=args["n_layer"], n_head=args["n_head"], n_embd=args["n_embd"], dropout=dropout,
+            block_size=args.get("block_size", 1024), bias=args.get("bias", True),
+        )  # fmt: skip
+        if "encoder_args" in checkpoint:
+            encoder = NTConfig.from_args(checkpoint["encoder_args"])
+        else:
+            n_layer = len({name.split(".")[2] for name in state if name.startswith("tokenizer.blocks.")})
+            encoder = NTConfig(n_layer=n_layer, n_embd=state["tokenizer.fc_norm.weight"].numel())
+        model = cls(lm, encoder, len(state["GPT2.lm_head.weight"]) - TEXT_ROWS)
+        load_strictly(model, state, source)
+        return model
+
+    @classmethod
+    def load(cls, path, dropout: float = 0.0) -> "NeuroLM":
+        """From the file of a checkpoint, see `from_checkpoint`."""
+        return cls.from_checkpoint(read_checkpoint(path), str(path), dropout)
+
+    def config_args(self) -> dict[str, dict]:
+        """What `from_checkpoint` needs beside the weights: the official key and `encoder_args`."""
+        return {"model_args": asdict(self.GPT2.config), "encoder_args": asdict(self.tokenizer.config)}
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.tokenizer.eval()  # frozen: no dropout either
+        return self
+
+    def embed_eeg(self, sample: dict):
+        """sample: chans (B, N) and either features (B, N, D of the encoder), as the tokenizer gave them, or x
+        (B, N, 200) in 100 uV with time and valid -> the tokens that the language model reads (B, N, D)."""
+        features = sample.get("features")
+        if features is None:
+            with torch.no_grad():
+                features = self.tokenizer(sample["x"], sample["chans"], sample["time"], sample["valid"])
+        return self.encode_transform_layer(features) + self.pos_embed(sample["chans"])
+
+    def read(self, sample: dict):
+        """Run the language model over EEG, text, or EEG followed by text.
+
+        sample: EEG as in `embed_eeg`, with time (B, N) and valid (B, N) or None; and/or text: tokens (B, L), with
+        tokens_valid (B, L) or None -> hidden states (B, N + L, D), and a `Memory` for tokens to come.
+        """
+        parts, clocks, valids = [], [], []
+        start = 0
+        if "chans" in sample:
+            time, valid = sample["time"], sample["valid"]
+            parts.append(self.embed_eeg(sample))
+            clocks.append(time)
+            valids.append(torch.ones_like(time, dtype=torch.bool) if valid is None else valid)
+            start = (time if valid is None else time.masked_fill(~valid, -1)).amax(1, keepdim=True) + 1  # seconds
+        if "tokens" in sample:
+            tokens, valid = sample["tokens"], sample.get("tokens_valid")
+            parts.append(self.GPT2.transformer.wte(tokens))
+            clocks.append((start + torch.arange(tokens.size(1), device=tokens.device)).expand_as(tokens))
+            valids.append(torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid)
+        x, time, valid = torch.cat(parts, 1), torch.cat(clocks, 1), torch.cat(valids, 1)
+        plain_text = "chans" not in sample and sample.get("tokens_valid") is None  # the clock's rule is the causal mask
+        mask = None if plain_text else clock_mask(time, time, valid)
+        hidden, cache = self.GPT2(x, time, mask, causal=plain_text)
+        return hidden, Memory(cache, time, valid)
+
+    def read_on(self, tokens, memory: "Memory"):
+        """Text tokens (B, L) that follow what `memory` holds -> hidden states (B, L, D), and the longer memory."""
+        first = memory.time.masked_fill(~memory.valid, -1).amax(1, keepdim=True) + 1
+        time = first + torch.arange(tokens.size(1), device=tokens.device)
+        all_time = torch.cat([memory.time, time], 1)
+        all_valid = torch.cat([memory.valid, torch.ones_like(tokens, dtype=torch.bool)], 1)
+        embedded = self.GPT2.transformer.wte(tokens)
+        hidden, cache = self.GPT2(embedded, time, clock_mask(time, all_time, all_valid), past=memory.cache)
+        return hidden, Memory(cache, all_time, all_valid)
+
+    def forward(self, **samples: dict):
+        """The next-token loss of each named sample.
+
+        Each sample is as in `read`, with target (M,): the class that token number `source` (M,), counted over the
+        flattened (B, N + L), must predict. Text alone may leave `source` out: then every token has a target.
+        -> {name: {"loss": sum of cross-entropies (), "correct": number of right predictions ()}}.
+        """
+        return {name: self._predict(sample) for name, sample in samples.items()}
+
+    def _predict(self, sample: dict):
+        hidden = self.read(sample)[0].flatten(0, 1)
+        if "source" in sample:
+            hidden = hidden[sample["source"]]  # logits only where there is a target
+        logits = self.GPT2.lm_head(hidden).float()
+        target = sample["target"].flatten()
+        correct = (logits.detach().argmax(-1) == target).sum()
+        return {"loss": F.cross_entropy(logits, target, reduction="sum"), "correct": correct}
+
+    @torch.inference_mode()
+    def score_answers(self, sample: dict, options: list[list[int]], whole: bool = True):
+        """Log-likelihood of each allowed answer after EEG and prompt.
+
+        sample: EEG and the prompt's tokens as in `read`; options: the token ids of each answer; whole: score all its
+        tokens, else only the first ones, which must differ -> (B, A) float32. The prefix is computed once.
+        """
+        hidden, memory = self.read(sample)
+        last = hidden[torch.arange(len(hidden)), last_true(memory.valid)]
+        first = self._text_log_probabilities(last)[:, [option[0] for option in options]]  # (B, A)
+        longest = max(map(len, options))
+        if not whole or longest == 1:
+            return first
+        n = len(options)
+        padded = torch.tensor([option + [0] * (longest - len(option)) for option in options], device=last.device)
+        answers = padded.repeat(len(last), 1)  # (B A, longest)
+        hidden, _ = self.read_on(answers[:, :-1], memory.repeat(n))
+        rest = self._text_log_probabilities(hidden).gather(2, answers[:, 1:, None]).squeeze(2)
+        lengths = torch.tensor([len(option) for option in options], device=last.device).repeat(len(last))
+        real = torch.arange(1, longest, device=last.device) < lengths[:, None]
+        return first + (rest * real).sum(1).view(-1, n)
+
+    @torch.inference_mode()
+    def generate(self, sample: dict, new_tokens: int, end_token: int | None = None):
+        """Greedy continuation (B, new_tokens) of EEG and text; after `end_token` a row repeats it."""
+        hidden, memory = self.read(sample)
+        hidden = hidden[torch.arange(len(hidden)), last_true(memory.valid)]
+        written = []
+        ended = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+        while True:
+            token = self._text_log_probabilities(hidden).argmax(-1)
+            if end_token is not None:
+                token = token.masked_fill(ended, end_token)
+                ended |= token == end_token
+            written.append(token)
+            if len(written) == new_tokens or (end_token is not None and bool(ended.all())):
+                break
+            hidden, memory = self.read_on(token[:, None], memory)
+            hidden = hidden[:, -1]
+        answer = torch.stack(written, 1)
+        return F.pad(answer, (0, new_tokens - answer.size(1)), value=end_token or 0)
+
+    def _text_log_probabilities(self, hidden):
+        weight = self.GPT2.lm_head.weight[:ANSWER_IDS]
+        return F.log_softmax(F.linear(hidden, weight).float(), dim=-1)
+
+
+@dataclass
+class Memory:
+    """What the language model has read: keys and values of every block, time and valid (B, M) of the tokens."""
+
+    cache: list
+    time: torch.Tensor
+    valid: torch.Tensor
+
+    def repeat(self, n: int) -> "Memory":
+        """Each sample n times over, side by side."""
+        cache = [(k.repeat_interleave(n, 0), v.repeat_interleave(n, 0)) for k, v in self.cache]
+        return Memory(cache, self.time.repeat_interleave(n, 0), self.valid.repeat_interleave(n, 0))
+
+
+def clock_mask(query_time, key_time, key_valid):
+    """The one clock: query (B, N) may attend to key (B, M) exactly when time[k] <= time[q] and k is valid.
+
+    -> (B, 1, N, M) bool: block-causal over EEG (a second sees itself and the past), causal over text."""
+    return ((key_time[:, None, :] <= query_time[:, :, None]) & key_valid[:, None, :]).unsqueeze(1)
+
+
+def last_true(valid):
+    """valid (B, M) bool -> index of the last True in each row (B,)."""
+    return (valid * torch.arange(valid.size(1), device=valid.device)).argmax(1)
+
+
+def next_second_targets(valid_counts: list[int], channels: list[int], padded: int):
+    """Where stage 2 has targets, for tokens ordered by second, then channel: per sample its number of tokens n and of
+    channels C -> source and target positions (M,), flat over (B, padded): token i predicts the code of token i + C."""
+    source = [
+        torch.arange(n - c) + row * padded for row, (n, c) in enumerate(zip(valid_counts, channels, strict=True))
+    ]
+    shift = [torch.full((n - c,), c) for n, c in zip(valid_counts, channels, strict=True)]
+    source = torch.cat(source)
+    return source, source + torch.cat(shift)

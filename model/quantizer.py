@@ -1,0 +1,131 @@
+"""Vector quantizer of unit-norm codes, learnt by exponential moving averages (LaBraM, section 2.2; van den Oord 2017).
+
+M vectors · K width of a code. All arithmetic is fp32, also under autocast.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+
+BLOCK = 8192  # vectors compared with the codebook at once: 256 MiB of similarities for 8192 codes
+
+
+class Codebook(nn.Module):
+    """The rows and their running state; the attribute names are those of the released checkpoints."""
+
+    def __init__(self, n_codes: int, width: int):
+        super().__init__()
+        rows = F.normalize(torch.randn(n_codes, width), dim=-1)
+        self.weight = nn.Parameter(rows, requires_grad=False)
+        self.cluster_size = nn.Parameter(torch.zeros(n_codes), requires_grad=False)  # in the checkpoints, read by nobody
+        self.embed_avg = nn.Parameter(rows.clone(), requires_grad=False)  # likewise
+        self.register_buffer("initted", torch.zeros(1))
+
+
+class Quantizer(nn.Module):
+    """Nearest code by cosine; in training mode the codes follow the vectors that chose them.
+
+    The first batch of training places the codes by spherical k-means. Counts and sums are taken over all processes, so
+    that every rank holds the same codebook. Evaluation changes nothing.
+    """
+
+    def __init__(self, n_codes: int = 8192, width: int = 128, decay: float = 0.99, kmeans_init: bool = True):
+        super().__init__()
+        self.n_codes, self.width, self.decay = n_codes, width, decay
+        self.embedding = Codebook(n_codes, width)
+        self.register_buffer("cluster_size", torch.zeros(n_codes))  # moving average of the use of each code
+        self.kmeans_init = kmeans_init
+        self.ready = False  # `initted`, asked of the device once
+
+    def forward(self, z, valid=None):
+        """z (..., K); valid (...) bool, None: all -> quantized (..., K) with a straight-through gradient, indices (...),
+        squared distance of each unit vector to its code, averaged over K: (...). Its mean is the commitment loss."""
+        with torch.autocast(z.device.type, enabled=False):
+            z = F.normalize(z.float(), dim=-1)
+            flat = z.detach().reshape(-1, self.width)
+            real = None if valid is None else valid.reshape(-1)
+            if self.training and not self.ready:
+                self._place_codes(flat if real is None else flat[real])
+            indices, codes = self._nearest(flat)
+            indices, codes = indices.view(z.shape[:-1]), codes.view(z.shape)
+            distance = (codes - z).square().mean(-1)
+            if self.training:
+                self._follow(flat, indices.reshape(-1), real)
+            return z + (codes - z).detach(), indices, distance
+
+    def lookup(self, indices):
+        """indices (...) -> codes (..., K)."""
+        return F.embedding(indices, self.embedding.weight)
+
+    @torch.no_grad()
+    def _nearest(self, flat):
+        codebook = self.embedding.weight
+        indices = torch.cat([(block @ codebook.t()).argmax(-1) for block in flat.split(BLOCK)])
+        return indices, self.lookup(indices)
+
+    @torch.no_grad()
+    def _sums(self, flat, indices, real=None):
+        """Count (n_codes,) and sum (n_codes, K) of the vectors of each code, over all processes."""
+        weight = flat.new_ones(len(flat)) if real is None else real.to(flat.dtype)
+        # index_add_ where bincount would do: on CUDA bincount waits for the device
+        count = flat.new_zeros(self.n_codes).index_add_(0, indices, weight)
+        total = flat.new_zeros(self.n_codes, self.width)
+        for vectors, codes, share in zip(flat.split(BLOCK), indices.split(BLOCK), weight.split(BLOCK), strict=True):
+            total.index_add_(0, codes, vectors * share[:, None])
+        if dist.is_initialized():
+            dist.all_reduce(count)
+            dist.all_reduce(total)
+        return count, total
+
+    @torch.no_grad()
+    def _follow(self, flat, indices, real):
+        count, total = self._sums(flat, indices, real)
+        self.cluster_size.lerp_(count, 1 - self.decay)
+        rows = self.embedding.weight
+        moved = F.normalize(torch.lerp(rows, F.normalize(total, dim=-1), 1 - self.decay), dim=-1)
+        rows.copy_(torch.where((count > 0)[:, None], moved, rows))
+
+    @torch.no_grad()
+    def _place_codes(self, vectors, iterations: int = 10):
+        """Spherical k-means over the first batch of all processes: rank 0 draws the seeds, and all ranks share the sums."""
+        if self.kmeans_init and not self.embedding.initted.item():
+            self.embedding.weight.copy_(_draw(gather_rows(vectors), self.n_codes))
+            if dist.is_initialized():
+                dist.broadcast(self.embedding.weight.data, 0)
+            for _ in range(iterations):
+                count, total = self._sums(vectors, self._nearest(vectors)[0])
+                means = F.normalize(total, dim=-1)
+                rows = self.embedding.weight
+                rows.copy_(torch.where((count > 0)[:, None], means, rows))
+        self.embedding.initted.fill_(1)
+        self.ready = True
+
+
+def gather_rows(vectors):
+    """The rows (M, K) of every process, in rank order; M may differ between processes."""
+    if not dist.is_initialized():
+        return vectors
+    count = torch.tensor([len(vectors)], device=vectors.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    longest = int(max(counts))
+    padded = F.pad(vectors, (0, 0, 0, longest - len(vectors))).contiguous()
+    everyone = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(everyone, padded)
+    return torch.cat([rows[: int(n)] for rows, n in zip(everyone, counts, strict=True)])
+
+
+def _draw(vectors, n):
+    """n rows of `vectors`: different ones while they last, then again."""
+    if len(vectors) >= n:
+        return vectors[torch.randperm(len(vectors), device=vectors.device)[:n]]
+    return vectors[torch.randint(len(vectors), (n,), device=vectors.device)]
+
+
+def codebook_use(counts) -> dict[str, float]:
+    """How a codebook is used: counts (n_codes,) -> share of codes in use, perplexity (exp of the entropy), dead codes."""
+    share = counts.double() / counts.sum().clamp(min=1)
+    entropy = -torch.xlogy(share, share).sum()
+    used = int((counts > 0).sum())
+    return {"used": used / len(counts), "perplexity": float(entropy.exp()), "dead": len(counts) - used}

@@ -1,0 +1,191 @@
+"""NeuroLM's tokenizer: vector-quantized reconstruction of EEG, aligned with text (NeuroLM, section 2.2).
+
+B batch · N = C·S EEG tokens (padded) · L text tokens · D width · K width of a code
+"""
+
+import math
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from checkpointing import load_strictly, plain_names, read_checkpoint
+from errors import UserError
+from model.neural_transformer import PATCH_SIZE, NeuralTransformer, NTConfig, init_linear
+from model.quantizer import Quantizer
+
+N_BINS = 100  # amplitude bins that the frequency decoder predicts: 0 to 99 Hz
+
+
+@dataclass(frozen=True)
+class VQSize:
+    """The tokenizer of one `--size`; NeuroLM-B, L and XL share one."""
+
+    encoder: NTConfig
+    decoder_layers: int
+    n_codes: int = 8192
+    code_dim: int = 128
+    text_rows: int = 50257
+
+
+VQ_SIZES = {
+    "tiny": VQSize(NTConfig(n_layer=2, n_head=4, n_embd=128), decoder_layers=1, n_codes=512, code_dim=32),
+    **dict.fromkeys(("B", "L", "XL"), VQSize(NTConfig(), decoder_layers=4)),
+}
+
+
+class VQ(nn.Module):
+    """Encoder, quantizer, and one decoder each for amplitude spectrum and signal."""
+
+    def __init__(self, encoder: NTConfig, decoder: NTConfig, n_codes: int = 8192):
+        super().__init__()
+        width, code_dim = encoder.n_embd, decoder.in_chans
+        self.encoder = NeuralTransformer(encoder)
+        self.decoder_freq = NeuralTransformer(decoder)
+        self.decoder_raw = NeuralTransformer(decoder)
+        self.quantize = Quantizer(n_codes, code_dim)
+        self.encode_task_layer = _head(width, code_dim)
+        self.decode_task_layer_freq = _head(decoder.n_embd, N_BINS)
+        self.decode_task_layer_raw = _head(decoder.n_embd, PATCH_SIZE)
+
+    def encode(self, x, chans, time, valid=None):
+        """x (B, N, 200) in 100 uV; chans, time (B, N) int; valid (B, N) bool or None
+        -> codes (B, N, K), indices (B, N), squared distances to the codes (B, N), features (B, N, D)."""
+        features = self.encoder(x, chans, time, valid)
+        with torch.autocast(x.device.type, enabled=False):
+            codes, indices, distance = self.quantize(self.encode_task_layer(features.float()), valid)
+        return codes, indices, distance, features
+
+    def decode(self, codes, chans, time, valid=None):
+        """codes (B, N, K) -> z-scored amplitude spectrum (B, N, 100) and z-scored signal (B, N, 200)."""
+        spectrum = self.decode_task_layer_freq(self.decoder_freq(codes, chans, time, valid))
+        return spectrum, self.decode_task_layer_raw(self.decoder_raw(codes, chans, time, valid))
+
+
+class VQ_Align(nn.Module):
+    """VQ, and a domain classifier behind a gradient reversal that makes EEG features look like text embeddings."""
+
+    def __init__(self, encoder: NTConfig, decoder: NTConfig, n_codes: int = 8192, text_rows: int = 50257):
+        super().__init__()
+        self.VQ = VQ(encoder, decoder, n_codes)
+        self.domain_classifier = nn.Sequential(nn.Linear(encoder.n_embd, 256), nn.GELU(), nn.Linear(256, 2))
+        self.domain_classifier.apply(init_linear)
+        self.wte = nn.Embedding(text_rows, encoder.n_embd)  # GPT-2's token embedding, frozen
+        nn.init.normal_(self.wte.weight, std=0.02)
+        self.wte.weight.requires_grad_(False)
+
+    @classmethod
+    def from_size(cls, size: str) -> "VQ_Align":
+        row = VQ_SIZES[size]
+        decoder = replace(row.encoder, n_layer=row.decoder_layers, in_chans=row.code_dim)
+        return cls(row.encoder, decoder, row.n_codes, row.text_rows)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict, source: str) -> "VQ_Align":
+        """From an official or own checkpoint of stage 1; names and shapes must agree exactly."""
+        for key in ("model", "encoder_args", "decoder_args"):
+            if key not in checkpoint:
+                raise UserError(
+                    f"{source} is no tokenizer checkpoint: it lacks '{key}' and holds {sorted(checkpoint)}; "
+                    "give one written by train_vq.py or the released VQ.pt"
+                )
+        state = plain_names(checkpoint["model"])
+        n_codes = len(state.get("VQ.quantize.cluster_size", ()))
+        encoder, decoder = (NTConfig.from_args(checkpoint[f"{part}_args"]) for part in ("encoder", "decoder"))
+        model = cls(encoder, decoder, n_codes, len(state.get("wte.weight", ())))
+        load_strictly(model, state, source)
+        return model
+
+    @classmethod
+    def load(cls, path) -> "VQ_Align":
+        """From the file of a checkpoint, see `from_checkpoint`."""
+        return cls.from_checkpoint(read_checkpoint(path), str(path))
+
+    def config_args(self) -> dict[str, dict]:
+        """What `from_checkpoint` needs beside the weights, under the official keys."""
+        return {
+            "encoder_args": asdict(self.VQ.encoder.config),
+            "decoder_args": asdict(self.VQ.decoder_raw.config),
+        }
+
+    def set_text_embedding(self, weight) -> None:
+        """Take GPT-2's `wte.weight` (V, D), a table of another width is refused."""
+        if weight.shape != self.wte.weight.shape:
+            raise UserError(
+                f"the tokenizer aligns with a text embedding of shape {tuple(self.wte.weight.shape)}, this GPT-2's is "
+                f"{tuple(weight.shape)}: sizes B, L and XL take 'gpt2' (124 M), size tiny takes --init_from scratch"
+            )
+        with torch.no_grad():
+            self.wte.weight.copy_(weight)
+
+    def forward(self, eeg: dict, text, reversal: float):
+        """Sums over valid tokens of the five losses.
+
+        eeg: x (B, N, 200) in 100 uV, chans, time (B, N), valid (B, N) or None, and optionally the targets spectrum
+        (B, N, 100) and signal (B, N, 200) (else they are computed from x); text (B', L) token ids; reversal: weight of
+        the reversed gradient -> {"commitment", "frequency", "raw", "domain_eeg", "domain_text": scalar sums over tokens
+        of each token's mean loss; "indices": (B, N)}.
+        """
+        x, chans, time, valid = (eeg[name] for name in ("x", "chans", "time", "valid"))
+        if "spectrum" in eeg:
+            target_spectrum, target_signal = eeg["spectrum"], eeg["signal"]
+        else:
+            target_spectrum, target_signal = reconstruction_targets(x, valid)
+        codes, indices, distance, features = self.VQ.encode(x, chans, time, valid)
+        spectrum, signal = self.VQ.decode(codes, chans, time, valid)
+        reversed_features = ReverseGradient.apply(features, reversal)
+        token_losses = {
+            "commitment": distance,
+            "frequency": (spectrum.float() - target_spectrum).square().mean(-1),
+            "raw": (signal.float() - target_signal).square().mean(-1),
+            "domain_eeg": self._domain_loss(reversed_features, 0),
+        }
+        losses = {name: (loss if valid is None else loss * valid).sum() for name, loss in token_losses.items()}
+        losses["domain_text"] = self._domain_loss(self.wte(text), 1).sum()
+        return losses | {"indices": indices}
+
+    def _domain_loss(self, features, domain: int):
+        logits = self.domain_classifier(features).float()
+        return -F.log_softmax(logits, dim=-1)[..., domain]
+
+
+class ReverseGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by -weight (Ganin & Lempitsky 2015)."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.weight = weight
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -ctx.weight * gradient, None
+
+
+def reversal_weight(progress: float) -> float:
+    """Weight of the reversed gradient: 0 at the start of training (progress 0), 0.9999 at its end (progress 1)."""
+    return 2.0 / (1.0 + math.exp(-10.0 * progress)) - 1.0
+
+
+@torch.no_grad()
+def reconstruction_targets(x, valid=None):
+    """What the decoders predict: x (B, N, 200) in 100 uV -> the first 100 bins of the amplitude spectrum of every patch
+    (B, N, 100) and the signal (B, N, 200), each z-scored over the valid tokens of its sample."""
+    x = x.float()
+    spectrum = torch.fft.fft(x).abs()  # z-scored over all 200 bins, of which the second half mirrors the first
+    return _zscore(spectrum, valid)[..., :N_BINS], _zscore(x, valid)
+
+
+def _zscore(x, valid):
+    weight = x.new_ones(x.shape[:2]) if valid is None else valid.to(x.dtype)
+    weight = weight[..., None]  # (B, N, 1)
+    count = weight.sum(dim=(1, 2), keepdim=True) * x.size(-1)
+    mean = (x * weight).sum(dim=(1, 2), keepdim=True) / count
+    variance = ((x - mean).square() * weight).sum(dim=(1, 2), keepdim=True) / (count - 1)
+    return (x - mean) / variance.sqrt().clamp(min=1e-8) * weight  # a flat sample has targets of 0, not NaN
+
+
+def _head(width: int, out: int) -> nn.Sequential:
+    head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, out))
+    return head.apply(init_linear)
