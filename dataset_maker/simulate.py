@@ -1,0 +1,87 @@
+"""Simulated raw corpora in the layouts and file formats of the real ones, with classes that can be learnt.
+
+python dataset_maker/simulate.py --layout Workload --out_dir raw/Workload
+python dataset_maker/simulate.py --layout pretrain --out_dir raw/pretrain --subjects 12 --seconds 130
+
+`truth.json` in the output folder says what was written: each recording's subject, channels, rate, seconds and events.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import errors
+from dataset_maker import simulate_layouts as layouts
+from dataset_maker.simulate_files import Corpus
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A corpus to imitate: `write(corpus, subjects, seconds)`, its usual size, the shortest recording it can have."""
+
+    write: Callable[[Corpus, int, int], None]
+    subjects: int
+    seconds: int
+    min_seconds: int
+
+
+LAYOUTS = {
+    "Workload": Layout(layouts.write_workload, subjects=36, seconds=62, min_seconds=60),
+    "pretrain": Layout(layouts.write_pretrain, subjects=12, seconds=130, min_seconds=10),
+}
+
+
+def simulate(layout: str, out_dir, seed: int = 0, subjects: int | None = None, seconds: int | None = None):
+    """Write a raw corpus into `out_dir`; the same arguments give the same bytes on every machine.
+
+    Returns, and writes as truth.json, one dict a recording: file, subject, channels (as in the file), rate (Hz),
+    seconds, events (rows of start s, stop s, label) and the layout's own facts. Raises UserError on an unknown layout,
+    a size that is too small, and a folder that holds anything else.
+    """
+    if layout not in LAYOUTS:
+        raise errors.UserError(f"layout {layout!r} is unknown: choose one of {', '.join(LAYOUTS)}")
+    row, out_dir = LAYOUTS[layout], Path(out_dir)
+    subjects = row.subjects if subjects is None else subjects
+    seconds = row.seconds if seconds is None else seconds
+    if subjects < 1 or seconds < row.min_seconds:
+        raise errors.UserError(
+            f"{subjects} subjects of {seconds} s: {layout} needs at least 1 subject and {row.min_seconds} s"
+        )
+    settings = {"layout": layout, "seed": seed, "subjects": subjects, "seconds": seconds}
+    truth = out_dir / "truth.json"
+    if out_dir.is_dir() and any(out_dir.iterdir()):
+        written = json.loads(truth.read_text())["settings"] if truth.is_file() else "other files"
+        if written != settings:
+            raise errors.UserError(f"{out_dir} holds {written}: choose a new folder or remove that one")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    truth.write_text(json.dumps({"settings": settings}))  # a run that was stopped can be repeated in the same folder
+    corpus = Corpus(out_dir, seed)
+    row.write(corpus, subjects, seconds)
+    truth.write_text(json.dumps({"settings": settings, "recordings": corpus.recordings}, indent=1) + "\n")
+    return corpus.recordings
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layout", required=True, choices=list(LAYOUTS), help="corpus to imitate")
+    parser.add_argument("--out_dir", required=True, help="folder of the raw files and of truth.json")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--subjects", type=int, help="number of subjects (default: the layout's own)")
+    parser.add_argument("--seconds", type=int, help="length of a recording (default: the layout's own)")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    recordings = simulate(args.layout, args.out_dir, args.seed, args.subjects, args.seconds)
+    subjects = {recording["subject"] for recording in recordings}
+    hours = sum(recording["seconds"] for recording in recordings) / 3600
+    print(f"{args.layout}: {len(recordings)} recordings of {len(subjects)} subjects, {hours:.2f} h, in {args.out_dir}")
+
+
+if __name__ == "__main__":
+    errors.run(main, get_args)

@@ -1,0 +1,124 @@
+"""The simulated corpora, read back by MNE: names, rates, durations, amplitudes, labels, classes that can be learnt."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mne
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import errors
+from dataset_maker.simulate import LAYOUTS, simulate
+from dataset_maker.simulate_layouts import EEGMAT, MONTAGES
+
+ROOT = Path(__file__).resolve().parents[1]
+BANDS = ((1, 4), (4, 8), (8, 13), (13, 30), (30, 45))
+
+
+def band_power(uv, rate):
+    """(C, T) -> log power in each band (C * bands,)."""
+    power = np.abs(np.fft.rfft(uv)) ** 2
+    hz = np.fft.rfftfreq(uv.shape[1], 1 / rate)
+    return np.log(np.stack([power[:, (hz >= low) & (hz < high)].mean(1) for low, high in BANDS], 1)).ravel()
+
+
+def windows(folder, truth, seconds, picks):
+    """Windows of each event -> features (W, F), root mean squares (W,), labels (W,), subjects (W,)."""
+    rows = []
+    for recording in truth:
+        raw = mne.io.read_raw(folder / recording["file"], preload=True, verbose="error")
+        uv, rate = raw.get_data(picks=picks) * 1e6, recording["rate"]
+        for start, stop, label in recording["events"]:
+            for begin in np.arange(start, stop - seconds + 1e-6, seconds):
+                window = uv[:, round(begin * rate) : round((begin + seconds) * rate)]
+                rows.append((band_power(window, rate), np.log(window.std()), label, recording["subject"]))
+    return [np.array(column) for column in zip(*rows, strict=True)]
+
+
+def across_subjects(features, labels, subjects):
+    """Balanced accuracy on every third subject of a classifier fitted on the others."""
+    test = np.isin(subjects, np.unique(subjects)[::3])
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
+    model.fit(features[~test], labels[~test])
+    return balanced_accuracy_score(labels[test], model.predict(features[test]))
+
+
+def sums(folder):
+    """sha256 of every file under a folder, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def workload(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("Workload")
+    return folder, simulate("Workload", folder, seed=3, subjects=12)
+
+
+def test_workload_looks_like_eegmat(workload):
+    folder, truth = workload
+    assert [recording["file"] for recording in truth[:3]] == ["Subject00_1.edf", "Subject00_2.edf", "Subject01_1.edf"]
+    for recording in truth:
+        raw = mne.io.read_raw_edf(folder / recording["file"], preload=True, verbose="error")
+        assert raw.ch_names == [f"EEG {name}" for name in (*EEGMAT, "A2-A1")] + ["ECG ECG"] == recording["channels"]
+        assert raw.info["sfreq"] == 500 and raw.n_times / 500 == recording["seconds"] == recording["events"][0][1]
+        rms = raw.get_data(picks=range(19)).std() * 1e6
+        assert 10 < rms < 20
+    assert truth[0]["seconds"] == 70 and truth[1]["seconds"] == 62
+    assert json.loads((folder / "truth.json").read_text())["recordings"] == truth
+
+
+def test_workload_is_learnt_from_rhythms_not_from_amplitude(workload):
+    features, amplitude, labels, subjects = windows(*workload, seconds=4, picks=range(19))
+    assert across_subjects(features, labels, subjects) > 0.95
+    assert across_subjects(amplitude[:, None], labels, subjects) < 0.7
+
+
+def test_pretrain_mixes_montages_and_rates(tmp_path):
+    truth = simulate("pretrain", tmp_path, subjects=4, seconds=12)
+    for recording, (names, rate) in zip(truth, MONTAGES, strict=True):
+        raw = mne.io.read_raw_edf(tmp_path / recording["file"], verbose="error")
+        assert (tuple(raw.ch_names), raw.info["sfreq"], raw.n_times) == (names, rate, 12 * rate)
+        assert recording["events"][0][0] == 0 and recording["events"][-1][1] == 12
+
+
+def test_same_seed_same_bytes_whatever_the_hash_seed(tmp_path):
+    for hash_seed in ("1", "2"):
+        command = ["dataset_maker/simulate.py", "--layout", "Workload", "--out_dir", str(tmp_path / hash_seed)]
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        subprocess.run([sys.executable, *command, "--subjects", "1"], cwd=ROOT, env=environment, check=True)
+    simulate("Workload", tmp_path / "other seed", seed=1, subjects=1)
+    simulate("Workload", tmp_path / "more subjects", subjects=2)
+    first, more = sums(tmp_path / "1"), sums(tmp_path / "more subjects")
+    assert first == sums(tmp_path / "2")
+    for file in ("Subject00_1.edf", "Subject00_2.edf"):
+        assert first[file] == more[file] != sums(tmp_path / "other seed")[file]
+
+
+def test_a_folder_with_other_content_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "Subject00_1.edf").write_text("somebody's recording")
+    with pytest.raises(errors.UserError, match="holds other files: choose a new folder"):
+        simulate("Workload", tmp_path)
+    assert (tmp_path / "Subject00_1.edf").read_text() == "somebody's recording"
+
+
+@pytest.mark.parametrize("bad", [{"layout": "TUXX"}, {"subjects": 0}, {"seconds": 10}])
+def test_bad_arguments_are_refused(tmp_path, bad):
+    with pytest.raises(errors.UserError, match="choose one of|needs at least"):
+        simulate(**{"layout": "Workload", "out_dir": tmp_path / "raw"} | bad)
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_repeated_run_gives_the_same_folder(tmp_path):
+    simulate("pretrain", tmp_path, subjects=1, seconds=10)
+    before = sums(tmp_path)
+    simulate("pretrain", tmp_path, subjects=1, seconds=10)
+    assert sums(tmp_path) == before and LAYOUTS["pretrain"].subjects > 1
