@@ -1,0 +1,87 @@
+"""One HDF5 file of recordings: ours (one group, with `segments`) or an official one (many groups, SEED's trials).
+
+Each group holds `eeg` (C, T) in uV; its attributes hang on `eeg` or on the group. Files are hostile until checked: no
+link leaves the file, and no chunk is larger than a machine can hold. C channels, T samples, W labelled windows.
+"""
+
+import h5py
+import numpy as np
+
+from dataset.channels import canonical_name
+from errors import UserError
+
+RATE = 200  # Hz, of everything that the models read
+TRIAL_WINDOW = 4  # seconds; SEED's files mark trials, its windows are 4 s long
+MAX_CHUNK_BYTES = 256 * 2**20
+_FAILURES = (OSError, KeyError, ValueError, TypeError, RuntimeError)  # what h5py raises on damaged files
+
+
+def open_file(path) -> h5py.File:
+    """Open for reading. Raises UserError when it is no HDF5 file."""
+    try:
+        # No chunk cache: random windows never hit it, and without it only the samples asked for are read.
+        return h5py.File(path, "r", rdcc_nbytes=0, locking=False)
+    except OSError as error:
+        raise UserError(f"{path} is not a readable HDF5 file ({error}); run its maker again") from None
+
+
+def open_eeg(file, group) -> tuple[h5py.Dataset, tuple[str, ...]]:
+    """The EEG (C, T) of a group and its channels by the table's names. Raises UserError for anything else."""
+    try:
+        links = [file.get(name, getlink=True) for name in (group, f"{group}/eeg")]
+        if not all(isinstance(link, h5py.HardLink) for link in links):
+            raise ValueError("it links to another file")
+        eeg = file[group]["eeg"]
+        written = [x.decode() if isinstance(x, bytes) else str(x) for x in _attribute(file, group, "chOrder", ())]
+        rate = float(_attribute(file, group, "rsFreq", 0))
+        if eeg.ndim != 2 or eeg.dtype.kind not in "fi" or len(written) != len(eeg):
+            raise ValueError(f"{len(written)} names in chOrder for eeg {eeg.dtype} {eeg.shape}")
+        if eeg.is_virtual or eeg.external or np.prod(eeg.chunks or 1, dtype=float) * 8 > MAX_CHUNK_BYTES:
+            raise ValueError("its eeg is not stored in chunks of seconds")
+    except _FAILURES as error:
+        raise UserError(f"{file.filename}, group {group}: not a recording: {error}; run its maker again") from None
+    if rate != RATE:
+        raise UserError(f"{file.filename}, group {group}: sampled at {rate:g} Hz (rsFreq), expected {RATE}")
+    return eeg, known_channels(f"{file.filename}, group {group}", written)
+
+
+def known_channels(where, written) -> tuple[str, ...]:
+    """The table's names for names as written. Raises UserError naming the unknown ones."""
+    channels = tuple(canonical_name(name) for name in written)
+    if None in channels:
+        unknown = [name for name, found in zip(written, channels, strict=True) if found is None]
+        raise UserError(f"{where}: unknown channel {', '.join(unknown)}: not in the table of dataset/channels.py")
+    return channels
+
+
+def read_segments(file, group) -> np.ndarray:
+    """The labelled windows of a group -> (W, 3) int64: start sample, stop sample, label. Raises UserError."""
+    try:
+        if "segments" in file[group]:
+            return file[group]["segments"][:].astype(np.int64).reshape(-1, 3)
+        marks = [np.ravel(_attribute(file, group, name, ())) for name in ("trialStart", "trialEnd", "label")]
+        return _trial_windows(*(np.asarray(mark, dtype=np.float64) for mark in marks), file[group]["eeg"].shape[1])
+    except _FAILURES as error:
+        raise UserError(f"{file.filename}, group {group}: labelled windows cannot be read: {error}") from None
+
+
+def _trial_windows(start, stop, label, samples) -> np.ndarray:
+    """SEED's trials (start, stop, label of each) as windows of 4 s."""
+    if len(stop) and stop.max() * RATE <= samples:  # the times are seconds, not samples
+        start, stop = start * RATE, stop * RATE
+    if len(label) and label.min() < 0:  # SEED's own labels: 1 positive, 0 neutral, -1 negative
+        label = 1 - label
+    step = TRIAL_WINDOW * RATE
+    rows = [
+        (first, first + step, int(kind))
+        for begin, end, kind in zip(start, stop, label, strict=True)
+        for first in range(int(begin), int(end) - step + 1, step)
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def _attribute(file, group, name, default):
+    for node in (file[group]["eeg"], file[group]):
+        if name in node.attrs:
+            return node.attrs[name]
+    return default

@@ -1,0 +1,177 @@
+"""The official projects' pickled samples, read without ever running code from the file.
+
+One file holds one sample: a dict with the EEG `X` (C, T) in uV, its channel names `ch_names` and its label `y`; TUEV
+calls them `signal` and `label` and counts labels from 1. Only dicts, lists, tuples, strings, numbers and numpy's
+arrays, scalars and dtypes are understood, and numpy never gets a state from the file: stand-ins check it first.
+"""
+
+import io
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+
+# Official samples without names are TUH's, in this order.
+TUH_CHANNELS = tuple("FP1 FP2 F3 F4 C3 C4 P3 P4 O1 O2 F7 F8 T3 T4 T5 T6 A1 A2 FZ CZ PZ T1 T2".split())  # noqa: SIM905
+
+
+class _NotPlain(Exception):
+    """The file holds more than plain data; the message says what."""
+
+
+class _Dtype:
+    """Stand-in for numpy.dtype: a plain number or string type and its byte order."""
+
+    def __init__(self, code, *_):
+        if not re.fullmatch(r"[biufSU]\d{1,6}", code):
+            raise _NotPlain(f"arrays of type {code!r}")
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state):
+        self.order = state[1] if state[1] in "<>" else "<"
+
+    def array(self, raw, shape, order) -> np.ndarray:
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2 wrote bytes as str
+        array = np.frombuffer(raw, np.dtype(self.order + self.code)).reshape(shape, order=order)
+        if self.code[0] in "US":
+            array.tolist()  # fails here and not at its first use when the bytes are no text
+        return array
+
+
+class _Array:
+    """Stand-in for an array under construction; its state arrives after it was made."""
+
+    value = None
+
+    def __setstate__(self, state):
+        _, shape, dtype, fortran, raw = state
+        self.value = dtype.array(raw, shape, "F" if fortran else "C")
+
+
+def _reconstruct(*_) -> _Array:
+    return _Array()
+
+
+def _frombuffer(raw, dtype, shape, order) -> np.ndarray:
+    return dtype.array(raw, shape, order)
+
+
+def _scalar(dtype, raw):
+    return dtype.array(raw, (), "C").item()
+
+
+def _encode(text, _="latin1") -> bytes:
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+_ALLOWED = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+    ("builtins", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): _no_bytes,
+} | {
+    (f"numpy.{core}.{module}", name): stand_in
+    for core in ("core", "_core")
+    for module, name, stand_in in (
+        ("multiarray", "_reconstruct", _reconstruct),
+        ("multiarray", "scalar", _scalar),
+        ("numeric", "_frombuffer", _frombuffer),
+    )
+}
+
+
+class _Dict(dict):
+    def __setitem__(self, key, value):
+        if not isinstance(key, str | int):  # hashing nested tuples can take for ever
+            raise _NotPlain(f"a dict key of type {type(key).__name__}")
+        super().__setitem__(key, value)
+
+
+class _Unpickler(pickle._Unpickler):
+    """Python's own unpickler (the C one can be made to allocate 64 GB), without the opcodes that make objects."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def load_refused(self):
+        raise _NotPlain("more than plain data")
+
+    def find_class(self, module, name):
+        if (module, name) not in _ALLOWED:
+            raise _NotPlain(f"an object of {module}.{name}")
+        return _ALLOWED[module, name]
+
+    def load_build(self):
+        if not isinstance(self.stack[-2], _Array | _Dtype):
+            raise _NotPlain(f"state for a {type(self.stack[-2]).__name__}")
+        super().load_build()
+
+    def load_empty_dictionary(self):
+        self.append(_Dict())
+
+    def load_dict(self):
+        items = self.pop_mark()
+        self.append(_Dict())
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][key] = value
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.EMPTY_DICT[0]] = load_empty_dictionary
+    dispatch[pickle.DICT[0]] = load_dict
+    for opcode in (
+        *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.PERSID, pickle.BINPERSID),
+        *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET),
+        *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+    ):
+        dispatch[opcode[0]] = load_refused
+
+
+def load_pickle(path) -> dict:
+    """Read one pickled dict of plain values and numpy arrays. Raises UserError naming the file and what it holds."""
+    try:
+        content = _Unpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except _NotPlain as error:
+        raise UserError(f"{path} is not a plain sample, refused: it holds {error}") from None
+    except Exception as error:  # a damaged file fails in any way that its bytes can spell
+        raise UserError(f"{path} is a damaged pickle ({type(error).__name__}: {error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a dict with X, ch_names and y, found a {type(content).__name__}")
+    return {key: value.value if isinstance(value, _Array) else value for key, value in content.items()}
+
+
+def load_sample(path) -> tuple[np.ndarray, tuple[str, ...], int | None]:
+    """Read one official sample -> EEG (C, T) float32 uV, channel names as written, label from 0 or None.
+
+    Raises UserError when the file holds anything else.
+    """
+    content = load_pickle(path)
+    key = "X" if "X" in content else "signal"
+    eeg = content.get(key)
+    if not isinstance(eeg, np.ndarray) or eeg.ndim != 2 or eeg.dtype.kind not in "fi" or not eeg.size:
+        raise UserError(f"{path}: expected 'X' or 'signal' to be an array (channels, samples) of numbers")
+    names = content.get("ch_names", TUH_CHANNELS)
+    names = names.ravel().tolist() if isinstance(names, np.ndarray) else names
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: expected 'ch_names' to be a list of names")
+    if len(names) != len(eeg):
+        raise UserError(f"{path}: {len(eeg)} channels of EEG but {len(names)} channel names")
+    label = content.get("y", content.get("label"))
+    if label is not None:
+        label = _whole_number(path, label) - (key == "signal")  # official: TUEV counts from 1
+    return eeg.astype(np.float32), tuple(names), label
+
+
+def _whole_number(path, value) -> int:
+    values = np.ravel(value) if isinstance(value, int | float | np.ndarray) else np.empty(0)
+    if values.size != 1 or values.dtype.kind not in "biuf" or not float(values[0]).is_integer():
+        raise UserError(f"{path}: expected one whole number as label, found a {type(value).__name__}")
+    return int(values[0])

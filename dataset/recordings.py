@@ -1,0 +1,238 @@
+"""Dataset folders as lists of recordings, and the one reader of their files.
+
+A folder made here has `manifest.csv`, `dataset.yaml` and one HDF5 file a recording in `<split>/`. Folders of the
+official projects have no manifest: their HDF5 files (many groups each) and pickles (one sample each) are found in
+`<split>/`. C channels, T samples, W labelled windows.
+"""
+
+import csv
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import yaml
+
+from dataset.channels import channel_rows
+from dataset.hdf5 import RATE, known_channels, open_eeg, open_file, read_segments
+from dataset.pickles import load_sample
+from errors import UserError
+
+SPLITS = ("train", "val", "test")
+_SUFFIXES = {".h5", ".hdf5", ".pkl", ".pickle"}
+_MANIFEST_COLUMNS = ("recording", "split", "subject", "channels", "seconds", "windows", "windows_per_label")
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One continuous recording, known without opening its file."""
+
+    path: Path
+    group: str | None  # of the HDF5 file; None: an official pickle
+    name: str
+    split: str
+    subject: str
+    channels: tuple[str, ...]
+    rate: float  # Hz
+    samples: int
+    windows: int = 0  # labelled windows in it
+    labels: int | None = None  # number of label names of its dataset; None: not declared
+    label: int | None = None  # of the whole sample, in an official pickle
+
+
+def find_datasets(dataset_dir) -> list[Path]:
+    """The dataset folders at a path: the folder itself, else its sub-folders. Raises UserError when there is none."""
+    folder = Path(dataset_dir)
+    if not folder.is_dir():
+        raise UserError(f"dataset folder {folder} does not exist; make one with the scripts of dataset_maker/")
+    if _is_dataset(folder):
+        return [folder]
+    found = [child for child in sorted(folder.iterdir()) if child.is_dir() and _is_dataset(child)]
+    if not found:
+        raise UserError(
+            f"{folder} holds no dataset: looked for manifest.csv, or recordings ({', '.join(sorted(_SUFFIXES))}) in "
+            f"{', '.join(SPLITS)}, in it and in its sub-folders"
+        )
+    return found
+
+
+def _is_dataset(folder) -> bool:
+    return (folder / "manifest.csv").is_file() or any(next(_files(folder / split), None) for split in SPLITS)
+
+
+def _files(folder):
+    """Recordings below a folder, lazily and sorted within each folder."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(parent, name) for name in sorted(names) if Path(name).suffix in _SUFFIXES)
+
+
+def describe_dataset(folder) -> dict:
+    """What dataset.yaml says, at least `name`, `labels` (names, or None) and `rate`. Raises UserError for a bad one.
+
+    An official folder, without manifest, is described by its own name and no labels.
+    """
+    folder = Path(folder)
+    path = folder / "dataset.yaml"
+    if not path.is_file():
+        if (folder / "manifest.csv").is_file():
+            raise UserError(f"{path} is missing beside manifest.csv; copy it too, or run the maker again")
+        return {"name": folder.name, "labels": None, "rate": RATE}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    labels = content.get("labels") if isinstance(content, dict) else ()
+    if labels is not None and not (isinstance(labels, list) and labels and all(isinstance(x, str) for x in labels)):
+        raise UserError(f"{path}: expected 'name:' and 'labels:', a list of label names or nothing")
+    return {"name": folder.name, "rate": RATE} | content | {"labels": labels}
+
+
+def open_dataset(folder, split) -> list[Recording]:
+    """The recordings of one split of a dataset folder, sorted by name.
+
+    Raises UserError for a missing folder, a split that is missing or empty, a malformed manifest, files that are gone,
+    and another sampling rate than 200 Hz.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"dataset folder {folder} does not exist; make one with the scripts of dataset_maker/")
+    if (folder / "manifest.csv").is_file():
+        recordings = _read_manifest(folder)
+        splits = sorted({recording.split for recording in recordings})
+        recordings = [recording for recording in recordings if recording.split == split]
+        _check_files(folder / split, recordings)
+    else:
+        splits = [name for name in SPLITS if next(_files(folder / name), None)]
+        recordings = [recording for path in _files(folder / split) for recording in _scan(path, folder / split, split)]
+    if not recordings:
+        raise UserError(f"{folder} has no recordings in split '{split}'; splits with recordings: {splits or 'none'}")
+    return sorted(recordings, key=lambda recording: recording.name)
+
+
+def _read_manifest(folder) -> list[Recording]:
+    about = describe_dataset(folder)
+    if about["rate"] != RATE:
+        raise UserError(f"{folder} is sampled at {about['rate']} Hz, expected {RATE}; make it again from the raw files")
+    path = folder / "manifest.csv"
+    labels = len(about["labels"] or ())
+    montages = {}  # channels as written -> tuple, one for all recordings that share it
+    recordings = {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                name, channels = row["recording"], row["channels"]
+                if channels not in montages:
+                    montages[channels] = tuple(channels.split())
+                    channel_rows(montages[channels])
+                counts = [int(count) for count in row["windows_per_label"].split()]
+                if name in recordings or len(counts) != labels or sum(counts) != int(row["windows"]) * bool(labels):
+                    raise ValueError(f"a repeated name, or windows_per_label does not fit the {labels} labels")
+                recordings[name] = Recording(
+                    folder / row["split"] / f"{name}.h5",
+                    *(name, name, row["split"], row["subject"], montages[channels], float(RATE)),
+                    round(float(row["seconds"]) * RATE),
+                    int(row["windows"]),
+                    labels,
+                )
+    except KeyError as error:
+        raise UserError(f"{path}: column {error} is missing; expected {', '.join(_MANIFEST_COLUMNS)}") from None
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error, UserError) as error:
+        raise UserError(f"{path}, row {len(recordings) + 1}: {error}") from None
+    return list(recordings.values())
+
+
+def _check_files(folder, recordings) -> None:
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    missing = [recording.path.name for recording in recordings if recording.path.name not in present]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(recordings)} recordings of the manifest are missing in {folder}, the first is "
+            f"{missing[0]}; copy them, or run the maker again (it makes only what is missing)"
+        )
+
+
+def _scan(path, root, split):
+    """The recordings of one official file."""
+    name = str(path.relative_to(root))
+    if path.suffix in {".pkl", ".pickle"}:
+        eeg, written, label = load_sample(path)
+        about = (name, split, path.stem.split("_")[0], known_channels(path, written), float(RATE), eeg.shape[1])
+        yield Recording(path, None, *about, windows=int(label is not None), label=label)
+        return
+    with open_file(path) as file:
+        for group in sorted(file):
+            eeg, channels = open_eeg(file, group)
+            about = (f"{name}/{group}", split, group, channels, float(RATE), eeg.shape[1])
+            yield Recording(path, group, *about, windows=len(read_segments(file, group)))
+
+
+def segments(recording) -> np.ndarray:
+    """The labelled windows of a recording -> (W, 3) int64: start sample, stop sample, label from 0.
+
+    Raises UserError for a window outside the recording and for a label that the dataset does not have.
+    """
+    if recording.group is None:
+        rows = [] if recording.label is None else [(0, recording.samples, recording.label)]
+        rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    else:
+        with open_file(recording.path) as file:
+            open_eeg(file, recording.group)
+            rows = read_segments(file, recording.group)
+    start, stop, label = rows.T
+    if (start < 0).any() or (stop <= start).any() or (stop > recording.samples).any():
+        raise UserError(f"{recording.path}: a labelled window lies outside its {recording.samples} samples")
+    labels = recording.labels if recording.labels is not None else np.inf
+    if (label < 0).any() or (label >= labels).any():
+        raise UserError(f"{recording.path}: labels {sorted(set(label.tolist()))}, but the dataset names {labels}")
+    return rows
+
+
+class RecordingReader:
+    """Reads windows of any recording; keeps at most `max_open` files open, each opened in the process that uses it."""
+
+    def __init__(self, max_open=256):
+        self.max_open = max_open
+        self._files = OrderedDict()  # path -> (open file, {group: its eeg}), the least recently used first
+        self._process = os.getpid()
+
+    def __getstate__(self):
+        return {"max_open": self.max_open}
+
+    def __setstate__(self, state):
+        self.__init__(**state)
+
+    def read(self, recording, start, stop) -> np.ndarray:
+        """EEG of samples start to stop -> (C, stop - start) float32 uV. Raises UserError naming the file and reason."""
+        if not 0 <= start < stop <= recording.samples:
+            raise UserError(f"{recording.path}: samples {start} to {stop} asked for, it has {recording.samples}")
+        if recording.group is None:
+            return load_sample(recording.path)[0][:, start:stop]
+        eeg = self._eeg(recording)
+        window = np.empty((eeg.shape[0], stop - start), eeg.dtype)
+        try:
+            eeg.read_direct(window, np.s_[:, start:stop])
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"{recording.path} is damaged ({error}); run its maker again") from None
+        return window.astype(np.float32, copy=False)
+
+    def _eeg(self, recording) -> h5py.Dataset:
+        if self._process != os.getpid():  # after a fork the parent's handles are not ours
+            self.__init__(self.max_open)
+        if recording.path not in self._files:
+            if len(self._files) >= self.max_open:
+                self._files.popitem(last=False)[1][0].close()
+            self._files[recording.path] = (open_file(recording.path), {})
+        self._files.move_to_end(recording.path)
+        file, opened = self._files[recording.path]
+        if recording.group not in opened:
+            eeg, channels = open_eeg(file, recording.group)
+            if eeg.shape[1] != recording.samples or channels != recording.channels:
+                raise UserError(
+                    f"{recording.path} holds {len(channels)} channels x {eeg.shape[1]} samples, its manifest says "
+                    f"{len(recording.channels)} x {recording.samples}; run its maker again"
+                )
+            opened[recording.group] = eeg
+        return opened[recording.group]
