@@ -1,0 +1,245 @@
+"""The run: processes, device, precision, learning-rate schedule, optimizer, batches in a reproducible order.
+
+Nothing here knows of EEG, text or tasks. The state of a run is (seed, step): data order, random crops and dropout all
+follow from it, so that resuming needs no state of random generators or data workers.
+"""
+
+import atexit
+import contextlib
+import datetime
+import math
+import os
+import random
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+# ------------------------------------------------------------------------------------------------- processes, device
+
+
+@dataclass(frozen=True)
+class Run:
+    """Who this process is and what it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def autocast(self):
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    @cached_property
+    def host_group(self):
+        """A process group for values that live on the host: agreeing on them does not wait for the device."""
+        return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+
+    def any(self, flag: bool) -> bool:
+        """True when it is True on any process."""
+        return bool(self.sum_on_host(float(flag)))
+
+    def sum_on_host(self, number: float) -> float:
+        """Sum of a Python number over the processes."""
+        if self.world_size == 1:
+            return number
+        total = torch.tensor(number, dtype=torch.float64)
+        dist.all_reduce(total, group=self.host_group)
+        return total.item()
+
+    def sum(self, tensor):
+        """Sum of a tensor over the processes."""
+        if self.world_size > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def say(self, message: str) -> None:
+        """Print on the main process."""
+        if self.main:
+            print(message, flush=True)
+
+    @contextlib.contextmanager
+    def main_first(self):
+        """The main process does the block before the others, so that a download happens once."""
+        if self.world_size > 1 and not self.main:
+            dist.barrier()
+        yield
+        if self.world_size > 1 and self.main:
+            dist.barrier()
+
+
+def start_run(device: str = "auto", dtype: str = "auto", seed: int = 1337) -> Run:
+    """Join torchrun's processes when there are any, choose device and precision, seed everything.
+
+    device: auto, cpu, cuda, cuda:1, mps; dtype: auto, float32, bfloat16, float16. Raises UserError for a device or a
+    precision that this machine lacks.
+    """
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    if world_size > 1 and not dist.is_initialized():
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
+        atexit.register(dist.destroy_process_group)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    seed_everything(seed)
+    run = Run(rank, world_size, chosen, _dtype(dtype, chosen), seed)
+    run.say(f"{world_size} process(es) on {chosen.type}, {str(run.dtype).removeprefix('torch.')}, seed {seed}")
+    return run
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind = name.split(":")[0]
+    if not available.get(kind):
+        usable = ", ".join(kind for kind, there in available.items() if there)
+        raise UserError(f"--device {name}: not available here; usable: auto, {usable}")
+    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    if name == "float16" and device.type == "cpu":
+        raise UserError("--dtype float16 needs a GPU; on a CPU take float32 or bfloat16")
+    return DTYPES[name]
+
+
+def seed_everything(*key: int) -> None:
+    """Seed all generators from a tuple of integers."""
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries may draw from it
+    random.seed(seed)
+
+
+# ------------------------------------------------------------------------------------------------ schedule, optimizer
+
+
+def learning_rates(base: float, final: float, steps: int, warmup_steps: int) -> np.ndarray:
+    """Learning rate of each step: a line from 0 to `base` over the warm-up (both included), then a cosine to `final`."""
+    warmup_steps = min(warmup_steps, steps)
+    progress = np.arange(steps - warmup_steps) / max(steps - warmup_steps, 1)
+    cosine = final + 0.5 * (base - final) * (1 + np.cos(math.pi * progress))
+    return np.concatenate([np.linspace(0, base, warmup_steps), cosine])
+
+
+def make_optimizer(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float, device: torch.device):
+    """AdamW; tensors of two and more dimensions decay, the others (norms, biases) do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=device.type == "cuda")
+
+
+def wrap(model: nn.Module, run: Run, compile: bool = False) -> nn.Module:
+    """What is trained: the model compiled if asked, and its gradients averaged over the processes."""
+    if compile:
+        model = torch.compile(model)
+    if run.world_size == 1:
+        return model
+    # buffers are equal on all ranks by construction; some passes leave parameters without a gradient
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+# --------------------------------------------------------------------------------------------------------- batches
+
+
+class Loader:
+    """Training batches in an order that follows from (seed, epoch) alone, whatever the number of processes.
+
+    A step takes `accumulation` micro-batches on every process. Incomplete steps at the end of an epoch are left out.
+    """
+
+    def __init__(self, dataset, batch_size: int, run: Run, collate, accumulation: int = 1, num_workers: int = 0):
+        self.dataset, self.run, self.accumulation = dataset, run, accumulation
+        self.batch_size = batch_size
+        per_step = batch_size * run.world_size * accumulation
+        self.steps_per_epoch = len(dataset) // per_step
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"the training set has {len(dataset)} samples, fewer than the {per_step} of one step ({run.world_size} "
+                f"process(es) x batch size {batch_size} x {accumulation} accumulated): take a smaller batch size"
+            )
+        self.sampler = _EpochOrder(len(dataset), batch_size, run)
+        self.loader = DataLoader(
+            dataset,
+            batch_sampler=self.sampler,
+            collate_fn=collate,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=run.device.type == "cuda",
+        )
+
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None):
+        """For each step from `start` to `stop` of the epoch: the list of its micro-batches, on the device."""
+        stop = self.steps_per_epoch if stop is None else stop
+        if start >= stop:
+            return
+        self.sampler.take(epoch, start * self.accumulation, stop * self.accumulation)
+        micro_batches = []
+        for batch in self.loader:
+            micro_batches.append(to_device(batch, self.run.device))
+            if len(micro_batches) == self.accumulation:
+                yield micro_batches
+                micro_batches = []
+
+
+class _EpochOrder:
+    """Batch sampler: blocks first..last of an epoch's permutation, of which this rank takes its slice."""
+
+    def __init__(self, length: int, batch_size: int, run: Run):
+        self.length, self.batch_size, self.run = length, batch_size, run
+        self.take(0, 0, 0)
+
+    def take(self, epoch: int, first: int, last: int) -> None:
+        self.epoch, self.first, self.last = epoch, first, last
+
+    def __len__(self):
+        return self.last - self.first
+
+    def __iter__(self):
+        order = np.random.default_rng([self.run.seed, self.epoch]).permutation(self.length)
+        everyone = self.batch_size * self.run.world_size
+        for block in range(self.first, self.last):
+            mine = block * everyone + self.run.rank * self.batch_size
+            yield order[mine : mine + self.batch_size].tolist()
+
+
+def evaluation_loader(dataset, batch_size: int, run: Run, collate, num_workers: int = 0):
+    """Every sample once: the processes take every world_size-th one; counts may differ by one between them."""
+    mine = range(run.rank, len(dataset), run.world_size)
+    blocks = [list(mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
+    loader = DataLoader(dataset, batch_sampler=blocks, collate_fn=collate, num_workers=num_workers)
+    return (to_device(batch, run.device) for batch in loader)
+
+
+def to_device(batch, device: torch.device):
+    """Tensors in nested dictionaries to the device; everything else stays."""
+    if isinstance(batch, dict):
+        return {name: to_device(value, device) for name, value in batch.items()}
+    return batch.to(device, non_blocking=True) if isinstance(batch, torch.Tensor) else batch
