@@ -18,7 +18,7 @@ from errors import UserError
 
 BINARY_METRICS = ("balanced_accuracy", "auc_pr", "auroc", "accuracy")
 MULTICLASS_METRICS = ("balanced_accuracy", "kappa", "weighted_f1", "accuracy")
-TWO_CLASS_ONLY = ("auc_pr", "auroc", "auroc_hard")
+TWO_CLASS_ONLY = ("auc_pr", "auroc", "auc_pr_hard", "auroc_hard")  # hard: of the answers, not of their probabilities
 METRICS = tuple(dict.fromkeys(BINARY_METRICS + MULTICLASS_METRICS + TWO_CLASS_ONLY))
 MAX_TOKENS = 1024 - 64  # GPT-2 has 1024 positions, a window up to 64 seconds, and text follows the seconds
 

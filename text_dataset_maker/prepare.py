@@ -1,12 +1,12 @@
 """Turn English text into GPT-2 tokens: `train.bin` and `val.bin`, uint16, the end token after each document.
 
-    python text_dataset_maker/prepare.py --source stdlib --out_dir text                        # no download, a minute
+    python text_dataset_maker/prepare.py --source stdlib --out_dir text                        # no download
     python text_dataset_maker/prepare.py --source files --files books notes.md --out_dir text  # .txt and .md files
-    python text_dataset_maker/prepare.py --source openwebtext --out_dir text --num_proc 16     # the papers' text, 54 GB
+    python text_dataset_maker/prepare.py --source openwebtext --out_dir text --num_proc 16  # the papers' text, 54 GB
 
-OpenWebText is split as published: 0.0005 of its documents, drawn with seed 2357, are for validation. Files, and Python's
-help topics (stdlib), are cut at blank lines into passages of about PASSAGE characters, each a document; no passage stands
-in both parts.
+OpenWebText is split as published: 0.0005 of its documents, drawn with seed 2357, are for validation. Files and
+Python's help topics (stdlib) are cut at blank lines into passages of about PASSAGE characters, each of them a document;
+no passage is in both parts.
 """
 
 import argparse
