@@ -1,0 +1,202 @@
+"""One raw file to clean EEG, as both papers do it with MNE: channels of the table, band-pass 0.1-75 Hz, notch at the
+mains frequency, resampling to 200 Hz, uV. What a model should not be fed is refused with its reason. C channels,
+T samples.
+"""
+
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mne
+import numpy as np
+
+from dataset.channels import canonical_name
+from dataset.hdf5 import RATE
+from errors import UserError
+
+LOW, HIGH = 0.1, 75.0  # Hz, the band of both papers
+SUFFIXES = (".cnt", ".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif")
+PLAUSIBLE = (0.5, 500.0)  # uV: where the median absolute amplitude of EEG in this band lies
+BLOCK_BYTES = 2**29  # of float64 signal in memory at once
+UNITS = {1e6: "V", 1e3: "mV", 1e-3: "nV"}  # uV in one of each
+
+
+@dataclass(frozen=True)
+class CleanEEG:
+    """A recording ready for the models, and what was done to it."""
+
+    channels: tuple[str, ...]  # names of the table
+    eeg: np.ndarray  # (C, T) float32 uV at 200 Hz
+    low: float  # Hz
+    high: float  # Hz
+    notch: float  # Hz, 0: none
+    events: tuple[tuple[float, float, str], ...]  # the file's annotations: onset s, duration s, text
+    notes: tuple[str, ...]  # what a reader of the report should know
+
+
+def load_recording(path, channels=None, notch=50.0, aliases=None, min_seconds=1.0, trim_end=0.0, **options) -> CleanEEG:
+    """Read and clean one raw file.
+
+    channels: names of the table to take, in this order (default: all of the table, in the file's order); notch: mains
+    frequency in Hz, 0 for none; aliases: from `load_aliases`; trim_end: seconds to cut off the end; options: for MNE's
+    reader. Raises UserError naming the file and why it was refused.
+    """
+    try:
+        with warnings.catch_warnings(record=True) as caught, mne.utils.use_log_level("WARNING"):
+            warnings.simplefilter("always")
+            check_length(path)
+            raw = _read(path, options)
+            picked, notes = _pick(raw, channels, aliases)
+            seconds = raw.n_times / raw.info["sfreq"] - trim_end
+            if seconds < min_seconds:
+                raise UserError(f"too short: {max(seconds, 0):.1f} s, at least {min_seconds:g} s are needed")
+            clean = _clean(raw, picked, seconds, notch, flat_ok=channels is None)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    said = {" ".join(str(warning.message).split()) for warning in caught if warning.category is RuntimeWarning}
+    hardware = ("Channels contain different", "Highpass cutoff")  # settings of the amplifier, not of the data
+    said = tuple(sorted(text for text in said if not text.startswith(hardware)))
+    return replace(clean, notes=notes + clean.notes + said)
+
+
+def check_length(path) -> None:
+    """Raise UserError when an EDF or BDF file is shorter than its header says; MNE reads on with a warning."""
+    path = Path(path)
+    if path.suffix.lower() not in (".edf", ".bdf"):
+        return
+    width = {".edf": 2, ".bdf": 3}[path.suffix.lower()]  # bytes a sample
+    try:
+        with open(path, "rb") as file:
+            fixed = file.read(256)
+            records, signals = int(fixed[236:244]), int(fixed[252:256])
+            header = file.read(256 * signals)
+        sizes = header[216 * signals : 224 * signals]
+        record = width * sum(int(sizes[8 * i : 8 * i + 8]) for i in range(signals))
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise UserError("its EDF header is damaged or cut off") from None
+    if len(header) != 256 * signals or signals < 1 or record < 1 or int(fixed[184:192]) != 256 + len(header):
+        raise UserError("its EDF header is damaged or cut off")
+    present = (path.stat().st_size - 256 - len(header)) / record
+    if present < records or (records == -1 and present % 1):
+        raise UserError(f"truncated: its header promises {records} data records, {present:.1f} are there")
+
+
+def _read(path, options) -> mne.io.BaseRaw:
+    with _mne_errors("read"):
+        return mne.io.read_raw(path, preload=False, **options)
+
+
+@contextmanager
+def _mne_errors(what):
+    try:
+        yield
+    except Exception as error:  # MNE raises whatever a damaged file leads it to
+        raise UserError(f"cannot be {what}: {type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _pick(raw, channels, aliases) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The channels to keep, {name of the table: name in the file}, and a note on the others."""
+    candidates = [name for name, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True) if kind == "eeg"]
+    if {"A3", "B3", "C3"} <= set(candidates) and not aliases:
+        raise UserError("its channels carry BioSemi's bank labels (A1 A2 ...), not places; name them in an alias file")
+    found = {}
+    for name in candidates:
+        # MNE tells repeated names apart by a running number: FP1-0, FP1-1
+        repeated = name.endswith(("-0", "-1")) and {f"{name[:-1]}0", f"{name[:-1]}1"} <= set(candidates)
+        place = canonical_name(name[:-2] if repeated else name, aliases)
+        if place is None:
+            continue
+        if place in found and (channels is None or place in channels):
+            raise UserError(f"two of its channels are {place}: {found[place]!r} and {name!r}")
+        found[place] = name
+    missing = [place for place in channels or () if place not in found]
+    if missing or not found:
+        wanted = f"without {', '.join(missing)}" if missing else "without any channel of the table"
+        raise UserError(f"{wanted}; its channels: {', '.join(raw.ch_names)}")
+    picked = {place: found[place] for place in channels or found}
+    left = [name for name in raw.ch_names if name not in picked.values()]
+    return picked, (f"channels left out: {', '.join(left)}",) * bool(left)
+
+
+def _clean(raw, picked, seconds, notch, flat_ok) -> CleanEEG:
+    """Filter and resample the picked channels, in blocks that bound the memory of long recordings."""
+    rate, stop = raw.info["sfreq"], round(seconds * raw.info["sfreq"])
+    high, notch, notes = _band(rate, notch)
+    block = max(1, BLOCK_BYTES // (8 * stop))
+    places, blocks, flat = list(picked), [], []
+    for first in range(0, len(places), block):
+        here = places[first : first + block]
+        with _mne_errors("read"):
+            data = raw.get_data([picked[place] for place in here], stop=stop)  # (block, samples) float64 V
+        data *= 1e6
+        still = _flat(data, here)
+        if not flat_ok and still:
+            raise UserError(f"flat: {', '.join(still)} never changes")
+        flat += still
+        data = data[[place not in still for place in here]] if still else data
+        if len(data):
+            with _mne_errors("filtered"):
+                blocks.append(_filter(data, rate, high, notch))
+    if not blocks:
+        raise UserError("flat: no channel ever changes")
+    eeg = np.concatenate(blocks)
+    _check_amplitude(eeg)
+    if flat:
+        notes += (f"flat channels dropped: {', '.join(flat)}",)
+    kept = tuple(place for place in places if place not in flat)
+    return CleanEEG(kept, eeg, LOW, high, notch, _events(raw), notes)
+
+
+def _events(raw) -> tuple[tuple[float, float, str], ...]:
+    marks = raw.annotations
+    rows = zip(marks.onset - raw.first_time, marks.duration, marks.description, strict=True)
+    return tuple((float(onset), float(duration), str(text)) for onset, duration, text in rows)
+
+
+def _band(rate, notch) -> tuple[float, float, tuple[str, ...]]:
+    """Upper edge and notch (Hz) that a sampling rate allows, and notes on what had to differ."""
+    high, notes = HIGH, ()
+    if high >= rate / 2:
+        high = round(0.99 * rate / 2, 2)
+        notes += (f"band's upper edge moved to {high:g} Hz: sampled at {rate:g} Hz",)
+    if notch and notch + 1 >= rate / 2:
+        notes += (f"no notch at {notch:g} Hz: sampled at {rate:g} Hz",)
+        notch = 0.0
+    return high, float(notch), notes
+
+
+def _flat(data, places) -> list[str]:
+    """The channels that never change. Raises UserError for NaN and infinite values."""
+    low, high = data.min(axis=1), data.max(axis=1)
+    broken = [place for place, span in zip(places, high - low, strict=True) if not np.isfinite(span)]
+    if broken:
+        raise UserError(f"NaN or infinite values in {', '.join(broken)}")
+    return [place for place, span in zip(places, high - low, strict=True) if span == 0]
+
+
+def _filter(data, rate, high, notch) -> np.ndarray:
+    """Band-pass, notch and resample (channels, samples) float64, changing it -> float32 at 200 Hz."""
+    data -= data.mean(axis=1, keepdims=True)  # what an amplifier's offset does at the edges of a short recording
+    data = mne.filter.filter_data(data, rate, LOW, high, copy=False)
+    if notch:
+        data = mne.filter.notch_filter(data, rate, notch, copy=False)
+    if rate != RATE:
+        data = mne.filter.resample(data, RATE, rate, npad="auto", pad="reflect_limited")
+    return data.astype(np.float32)
+
+
+def _check_amplitude(eeg) -> None:
+    """Refuse a signal that cannot be EEG in uV, with the unit or factor suspected."""
+    median = float(np.median(np.abs(eeg)))
+    if PLAUSIBLE[0] <= median <= PLAUSIBLE[1]:
+        return
+    factor = 10.0 ** np.round(np.log10(15.0 / max(median, 1e-12)))  # 15 uV is typical
+    unit = next((name for size, name in UNITS.items() if 0.1 <= factor / size <= 10), None)
+    suspicion = f"its values seem to be {unit}" if unit else "its values seem to be raw counts or another unit"
+    raise UserError(
+        f"median absolute amplitude {median:.3g} uV, EEG has {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}: {suspicion} "
+        f"(factor {factor:.0e} suspected); correct the unit in the file"
+    )
