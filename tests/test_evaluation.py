@@ -1,0 +1,128 @@
+"""Evaluation: every window once whatever the batches and processes, results that can be read back and compared."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_script
+
+from errors import UserError
+from evaluation import Predictions, collect, evaluate, results_table
+from metrics import score_metrics
+
+# Process r of w answers the windows r, r + w, ... of sets of 1, 2, 7 and 50, in batches of 1, 7 and 64, one window twice;
+# rank 0 writes what was gathered.
+WORKER = """
+import json, os, sys
+sys.path.insert(0, os.getcwd())
+import numpy as np, torch
+import torch.distributed as dist
+from evaluation import collect
+
+rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+if world > 1:
+    dist.init_process_group("gloo")
+out = {}
+for n in (1, 2, 7, 50):
+    labels = torch.arange(n) % 3
+    probabilities = torch.softmax(torch.from_numpy(np.random.default_rng(n).normal(size=(n, 3))), 1)
+    for size in (1, 7, 64):
+        own = torch.arange(rank, n, world)
+        own = torch.cat([own, own[:1]])  # a sampler that pads its shard repeats a window
+        batches = own.split(size) if len(own) else []
+        seen = collect(lambda index: (index, labels[index], probabilities[index].float()), batches, n)
+        out.setdefault(n, []).append([seen.labels.tolist(), seen.probabilities.tolist()])
+everyone = [None] * world
+if world > 1:
+    dist.all_gather_object(everyone, out)
+    assert all(other == out for other in everyone)
+    dist.destroy_process_group()
+if rank == 0:
+    json.dump(out, open(sys.argv[1], "w"))
+"""
+
+
+def test_any_batches_and_processes_gather_the_same(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    texts = []
+    for nproc in (1, 2, 3):
+        run_script(script, tmp_path / f"{nproc}.json", nproc=nproc)
+        texts.append((tmp_path / f"{nproc}.json").read_text())
+    assert texts[0] == texts[1] == texts[2]
+    for n, by_size in json.loads(texts[0]).items():
+        assert by_size[0] == by_size[1] == by_size[2]
+        assert by_size[0][0] == (np.arange(int(n)) % 3).tolist()
+
+
+def batch_of(indices):
+    return np.array(indices), np.zeros(len(indices)), np.tile([0.5, 0.5], (len(indices), 1))
+
+
+@pytest.mark.parametrize(
+    "batches, message",
+    [
+        ([], r"0 different windows were answered, expected all of 0 \.\. 3 \(first missing: \[0, 1, 2, 3\]"),
+        ([[0, 1], [3]], r"3 different windows .*\(first missing: \[2\]"),
+        ([[0, 1, 2, 3, 4]], "5 different windows"),
+        ([[-1, 0, 1, 2]], r"\(first missing: \[3\]"),
+    ],
+)
+def test_a_lost_or_foreign_window_stops_the_evaluation(batches, message):
+    with pytest.raises(RuntimeError, match=message):
+        collect(batch_of, batches, 4)
+
+
+@pytest.fixture
+def windows():
+    """Three subjects of two recordings, one of each label, five windows in each."""
+    recordings = np.repeat([f"s{i}_{j}" for i in range(3) for j in range(2)], 5)
+    return pd.DataFrame(
+        {"recording": recordings, "subject": [r[:2] for r in recordings], "start": np.tile(range(5), 6)}
+    )
+
+
+@pytest.fixture
+def predictions():
+    labels = np.tile(np.repeat([0, 1], 5), 3)
+    score = np.random.default_rng(1).random(30) * 0.8 + 0.2 * labels
+    return Predictions(labels, np.stack([1 - score, score], 1))
+
+
+def evaluate_workload(predictions, windows, **kwargs):
+    return evaluate(predictions, windows, name="Workload", split="test", answers=("No", "Yes"), **kwargs)
+
+
+def test_an_evaluation_scores_windows_recordings_and_subjects(predictions, windows):
+    result = evaluate_workload(predictions, windows)
+    names = ("balanced_accuracy", "auc_pr", "auroc", "accuracy", "auc_pr_hard", "auroc_hard")
+    assert result.metrics == score_metrics(*predictions, 2, names)
+    assert result.primary == result.metrics["auroc"]
+    assert result.metrics["auroc_hard"] == pytest.approx(result.metrics["balanced_accuracy"])
+    means = predictions.probabilities.reshape(6, 5, 2).mean(1)
+    assert result.recording_metrics == score_metrics([0, 1] * 3, means, 2, names)
+    for name in names:
+        low, high = result.intervals[name]
+        assert low <= result.metrics[name] <= high
+    assert result.confusion.sum() == 30 and result.unanswered == 0 and result.notes == []
+    assert list(result.windows.columns[:6]) == ["dataset", "split", "recording", "subject", "start", "label"]
+
+
+def test_what_cannot_be_said_is_noted(predictions, windows):
+    labels, probabilities = predictions.labels.copy(), predictions.probabilities.copy()
+    labels[0], probabilities[3] = 1, 0
+    result = evaluate_workload(Predictions(labels, probabilities), windows.assign(subject="only"), metrics=("kappa",))
+    assert list(result.metrics) == ["kappa", "auc_pr_hard", "auroc_hard"]
+    assert result.recording_metrics == {} and result.intervals == {} and result.unanswered == 1 / 30
+    said = " ".join(result.notes)
+    for part in ("one subject only", "windows of several labels", "3.3% of the windows got none of the answers"):
+        assert part in said
+    table = results_table([result])
+    assert "Workload test: one subject only: no intervals" in table and "recordings |" not in table
+
+
+def test_probabilities_that_are_not_finite_stop_with_advice(predictions, windows):
+    predictions.probabilities[4] = np.nan
+    with pytest.raises(UserError, match=r"Workload test: .* 1 of 30 windows \(first: window 4\).*earlier checkpoint"):
+        evaluate_workload(predictions, windows)

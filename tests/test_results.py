@@ -1,0 +1,124 @@
+"""Results: written so that they can be read back and recomputed, drawn as one table, merged beside the published rows."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_script
+
+import evaluation
+from errors import UserError
+from evaluation import Predictions, evaluate, read_run, results_table, write_results
+from metrics import score_metrics
+
+
+@pytest.fixture
+def windows():
+    """Three subjects of two recordings, one of each label, five windows in each."""
+    recordings = np.repeat([f"s{i}_{j}" for i in range(3) for j in range(2)], 5)
+    return pd.DataFrame(
+        {"recording": recordings, "subject": [r[:2] for r in recordings], "start": np.tile(range(5), 6)}
+    )
+
+
+@pytest.fixture
+def predictions():
+    labels = np.tile(np.repeat([0, 1], 5), 3)
+    score = np.random.default_rng(1).random(30) * 0.8 + 0.2 * labels
+    return Predictions(labels, np.stack([1 - score, score], 1))
+
+
+def evaluate_workload(predictions, windows, **kwargs):
+    return evaluate(predictions, windows, name="Workload", split="test", answers=("No", "Yes"), **kwargs)
+
+
+def test_results_can_be_read_back_and_recomputed(tmp_path, predictions, windows):
+    result = evaluate_workload(predictions, windows)
+    path = write_results(tmp_path / "run", [result], method="ours", seed=3)
+    written = json.loads(path.read_text())
+    assert written["about"] == {"method": "ours", "seed": 3}
+    (row,) = written["results"]
+    assert (row["windows"], row["recordings"], row["subjects"]) == (30, 6, 3)
+    assert row["confusion"] == result.confusion.tolist()
+    table = pd.read_csv(tmp_path / "run" / row["predictions"], dtype={"start": int})
+    assert score_metrics(table["label"], table[["p_No", "p_Yes"]], 2, list(row["metrics"])) == row["metrics"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["predictions_Workload_test.csv", "results.json"]
+
+
+def test_an_undefined_metric_is_null_in_json_and_a_word_in_tables(tmp_path, predictions, windows):
+    result = evaluate_workload(Predictions(np.zeros(30, dtype=int), predictions.probabilities), windows)
+    written = json.loads(write_results(tmp_path, [result]).read_text())
+    assert written["results"][0]["metrics"]["auroc"] is None
+    table = results_table([result])
+    assert "undefined" in table and "Workload test: all windows are of one class: auc_pr, auroc" in table
+
+
+def test_one_table_holds_tasks_of_two_and_of_more_answers(predictions, windows):
+    two = evaluate_workload(predictions, windows)
+    labels = np.arange(30) % 3
+    three = evaluate(
+        Predictions(labels, np.eye(3)[labels]),
+        windows,
+        name="SEED",
+        split="val",
+        answers=("Positive", "Neutral", "Negative"),
+    )
+    lines = results_table([two, three]).splitlines()
+    assert len({len(line) for line in lines[:5]}) == 1
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0][3:9] == ["BAcc", "AUC-PR", "AUROC", "kappa", "weighted F1", "accuracy"]
+    assert [row[:3] for row in cells[2:5]] == [
+        ["Workload", "test", "30 windows"],
+        ["Workload", "test", "6 recordings"],
+        ["SEED", "val", "30 windows"],
+    ]
+    assert cells[2][3] == f"{two.metrics['balanced_accuracy']:.4f}" and cells[2][6] == "-"
+    assert cells[4][3:9] == ["1.0000", "-", "-", "1.0000", "1.0000", "1.0000"]
+
+
+def test_seeds_are_merged_beside_the_published_rows(tmp_path, predictions, windows, capsys):
+    values = []
+    for seed in range(3):
+        noise = np.random.default_rng(seed).random(30)
+        result = evaluate_workload(Predictions(predictions.labels, np.stack([1 - noise, noise], 1)), windows)
+        write_results(tmp_path / f"seed{seed}", [result], method="tiny", seed=seed)
+        values.append(result.metrics["balanced_accuracy"])
+    done = run_script("-m", "evaluation", *(tmp_path / f"seed{seed}" for seed in range(3)))
+    rows = {cells[0].strip(): cells for cells in (line.strip("|").split("|") for line in done.stdout.splitlines())}
+    header = [cell.strip() for cell in rows["method"]]
+    assert rows["tiny, windows"][1].strip() == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+    assert "3 runs here" in rows["tiny, windows"][-2] + rows["tiny, windows"][-1]
+    neurolm = dict(zip(header, (cell.strip() for cell in rows["NeuroLM-B"]), strict=True))
+    assert (neurolm["BAcc"], neurolm["AUROC"], neurolm["AUROC hard"]) == ("0.6172", "-", "0.6253")
+    assert rows["LaBraM-Base"][1].strip() == "0.6609"
+
+
+def test_published_rows_are_complete():
+    table = pd.read_csv(evaluation.PUBLISHED)
+    assert set(table["dataset"]) == {"TUAB", "TUEV", "SEED", "HMC", "Workload", "TUSL"}
+    assert table["source"].notna().all() and not table.duplicated(["dataset", "method"]).any()
+    numbers = table.drop(columns=["dataset", "method", "source"])
+    assert set(numbers.columns) <= set(evaluation.COLUMNS)
+    assert numbers.notna().any(axis=1).all() and ((numbers > 0) & (numbers < 1) | numbers.isna()).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "[]", "{}", '{"about": {}, "results": [{"dataset": "x"}]}', '{"about": 1, "results": []}']
+)
+def test_a_file_that_is_no_result_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=r"results\.json is no results\.json of a run .*give folders"):
+        read_run(tmp_path)
+
+
+def test_runs_that_cannot_be_merged(tmp_path, predictions, windows):
+    path = write_results(tmp_path, [evaluate_workload(predictions, windows)])
+    for flags, message in (
+        ([tmp_path, path], "a run is given twice"),
+        ([tmp_path, "--split", "train"], "no results on|none of the runs has results on split 'train'"),
+        ([tmp_path, "--published", tmp_path / "none.csv"], "none.csv cannot be read"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluation.main(evaluation.get_args(list(map(str, flags))))
