@@ -12,8 +12,11 @@ PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and DistributedDat
 
 
 def read_checkpoint(path) -> dict:
-    """The dictionary in a checkpoint, on the CPU. Only tensors, plain Python values and `argparse.Namespace` (released
-    LaBraM checkpoints hold one) are unpickled. Raises UserError when the file is missing, damaged, or holds anything else."""
+    """The dictionary in a checkpoint, on the CPU.
+
+    Only tensors, plain Python values and `argparse.Namespace` (released LaBraM checkpoints hold one) are unpickled.
+    Raises UserError when the file is missing, damaged, or holds anything else.
+    """
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
@@ -22,8 +25,8 @@ def read_checkpoint(path) -> dict:
     except Exception as error:  # torch.load raises what the damage happens to cause
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"checkpoint {path} cannot be read safely ({type(error).__name__}: {reason[:200]}): it is damaged, or not a "
-            "PyTorch checkpoint of tensors and plain values"
+            f"checkpoint {path} cannot be read safely ({type(error).__name__}: {reason[:200]}): it is damaged, or "
+            "not a PyTorch checkpoint of tensors and plain values"
         ) from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"checkpoint {path} holds a {type(checkpoint).__name__}, expected a dictionary")
@@ -65,7 +68,7 @@ def _few(names: list[str]) -> str:
 
 
 def write_checkpoint(checkpoint: dict, path) -> None:
-    """Write to a temporary name, flush to the disk, rename: `path` always holds a whole checkpoint, the old or the new."""
+    """Write to a temporary name, flush to the disk, rename: `path` always holds a whole checkpoint, old or new."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

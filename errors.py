@@ -1,4 +1,4 @@
-"""The one exception whose message is all that the user needs: which file, which value, what was expected, what to do."""
+"""The one exception whose message is all that the user needs: which file, which value, what was expected, the cure."""
 
 import sys
 

@@ -25,8 +25,8 @@ class Logger:
     A resumed run drops what an interrupted one wrote after its last checkpoint, and goes on with the same W&B run.
     """
 
-    def __init__(self, out_dir, run: Run, config: dict, total_steps: int, first_step: int = 0, wandb: dict | None = None,
-                 tensorboard_dir=None):  # fmt: skip
+    def __init__(self, out_dir, run: Run, config: dict, total_steps: int, first_step: int = 0,
+                 wandb: dict | None = None, tensorboard_dir=None):  # fmt: skip
         """wandb: project, name and api_key of the W&B run, or None for no W&B."""
         self.run = run
         if not run.main:

@@ -5,6 +5,7 @@ and says what the loss is; the state of the run is the number of steps taken.
 """
 
 import contextlib
+import hashlib
 import platform
 import signal
 import subprocess
@@ -29,8 +30,8 @@ class Trainer:
     def __init__(self, raw_model, run: Run, optimizer, rates: np.ndarray, checkpoint: Path, extra: dict, *,
                  epochs: int, grad_clip: float = 0.0, compile: bool = False, log_interval: int = 10,
                  save_every_minutes: float = 0, save_every_steps: int = 0, save_ckpt_freq: int = 0):  # fmt: skip
-        """rates: the learning rate of each step to take; checkpoint: path of the newest checkpoint; extra: what it holds
-        beside the state; save_ckpt_freq: every so many epochs a checkpoint is kept under its epoch's name."""
+        """rates: the learning rate of each step to take; checkpoint: path of the newest checkpoint; extra: what it
+        holds beside the state; save_ckpt_freq: every so many epochs one is kept under its epoch's name."""
         self.raw_model, self.model, self.run = raw_model, wrap(raw_model, run, compile), run
         self.optimizer, self.rates, self.total_steps = optimizer, rates, len(rates)
         self.checkpoint, self.extra, self.n_epochs = Path(checkpoint), extra, epochs
@@ -85,10 +86,10 @@ class Trainer:
 
     @contextlib.contextmanager
     def forward(self, last: bool):
-        """Around forward and backward of a micro-batch: autocast, and gradients exchanged at the step's last one only."""
+        """Around the forward pass of a micro-batch: autocast, and gradients exchanged at the step's last one only."""
         quiet = isinstance(self.model, DistributedDataParallel) and not last
-        with self.model.no_sync() if quiet else contextlib.nullcontext():
-            yield self.run.autocast()
+        with self.model.no_sync() if quiet else contextlib.nullcontext(), self.run.autocast():
+            yield
 
     def backward(self, losses: dict[str, torch.Tensor], **measures: torch.Tensor) -> None:
         """Back-propagate the sum of `losses`, each this process's share of the mean over the global batch, so that the
@@ -212,10 +213,14 @@ class Trainer:
         return True
 
 
-def provenance(config: dict, datasets: list) -> dict:
-    """What made a checkpoint: flags, versions, git commit, and the manifests of the data."""
+def provenance(config: dict, folders: list[Path]) -> dict:
+    """What made a checkpoint: flags, versions, git commit, and the hashes of what describes the data."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     ).stdout.strip()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    return {"config": config, "versions": versions, "git_commit": commit or "unknown", "datasets": datasets}
+    manifests = {}
+    for folder in folders:
+        files = [folder / name for name in ("manifest.csv", "dataset.yaml") if (folder / name).is_file()]
+        manifests[folder.name] = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {"config": config, "versions": versions, "git_commit": commit or "unknown", "datasets": manifests}

@@ -69,6 +69,11 @@ class Run:
             dist.all_reduce(tensor)
         return tensor
 
+    def rows(self, micro_batch: int, batch_size: int) -> range:
+        """The rows of the global batch of a step that this process takes in its i-th micro-batch."""
+        first = (micro_batch * self.world_size + self.rank) * batch_size
+        return range(first, first + batch_size)
+
     def say(self, message: str) -> None:
         """Print on the main process."""
         if self.main:
@@ -139,7 +144,7 @@ def seed_everything(*key: int) -> None:
 
 
 def learning_rates(base: float, final: float, steps: int, warmup_steps: int) -> np.ndarray:
-    """Learning rate of each step: a line from 0 to `base` over the warm-up (both included), then a cosine to `final`."""
+    """Learning rate of each step: a line from 0 to `base` in the warm-up (both included), then a cosine to `final`."""
     warmup_steps = min(warmup_steps, steps)
     progress = np.arange(steps - warmup_steps) / max(steps - warmup_steps, 1)
     cosine = final + 0.5 * (base - final) * (1 + np.cos(math.pi * progress))

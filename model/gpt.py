@@ -143,8 +143,8 @@ class GPT(nn.Module):
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"GPT-2 weights '{name_or_path}' cannot be loaded ({reason}). Go online once, or point --gpt2_path at a "
-                "folder written by transformers' save_pretrained, or train without them: --init_from scratch"
+                f"GPT-2 weights '{name_or_path}' cannot be loaded ({reason}). Go online once, or point --gpt2_path "
+                "at a folder written by transformers' save_pretrained, or train without them: --init_from scratch"
             ) from None
         c = source.config
         model = cls(GPTConfig(c.n_positions, c.vocab_size, c.n_layer, c.n_head, c.n_embd, dropout))

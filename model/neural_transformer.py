@@ -37,7 +37,7 @@ class NTConfig:
 
 
 def group_norm(x, norm: nn.GroupNorm, valid=None):
-    """GroupNorm of x (B, C, N, T) with statistics over the valid tokens of each sample; valid (B, N) bool, None: all."""
+    """GroupNorm of x (B, C, N, T) with statistics over the valid tokens of a sample; valid (B, N) bool, None: all."""
     if valid is None:
         return norm(x)
     grouped = rearrange(x.float(), "b (g c) n t -> b g c n t", g=norm.num_groups)
@@ -94,8 +94,8 @@ class NeuralTransformer(nn.Module):
                 projection.weight.data.div_(math.sqrt(2.0 * (i + 1)))
 
     def forward(self, x, chans, time, valid=None):
-        """x (B, N, 200) in 100 uV, or codes (B, N, K) in a decoder; chans, time (B, N) int; valid (B, N) bool, None: all
-        tokens are real -> features (B, N, D). Padded positions hold numbers that nothing reads."""
+        """x (B, N, 200) in 100 uV, or codes (B, N, K) in a decoder; chans, time (B, N) int; valid (B, N) bool, None:
+        all tokens are real -> features (B, N, D). Padded positions hold numbers that nothing reads."""
         x = self.patch_embed(x, valid) if self.config.in_chans == 1 else self.patch_embed(x)
         x = F.dropout(x + self.pos_embed(chans) + self.time_embed(time), self.config.dropout, self.training)
         mask = None if valid is None else valid[:, None, None, :]  # (B, 1, 1, N): every query sees every valid key

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from checkpointing import load_strictly, plain_names, read_checkpoint
 from errors import UserError
@@ -16,6 +17,7 @@ from model.neural_transformer import NeuralTransformer, NTConfig
 
 TEXT_ROWS = 50304  # of wte and lm_head; EEG code i is class 50304 + i
 ANSWER_IDS = 50257  # answers use the ids below: GPT-2's own vocabulary
+LOGIT_ROWS = 8192  # predictions made at once: 1.8 GiB of fp32 logits
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class NeuroLM(nn.Module):
             shape = (gpt2.config.n_layer, gpt2.config.n_head, gpt2.config.n_embd)
             if shape != (row.n_layer, row.n_head, row.n_embd):
                 raise UserError(
-                    f"--size {size} needs {row.gpt2 or 'no GPT-2'} with {row.n_layer} layers, {row.n_head} heads, width "
-                    f"{row.n_embd}; the GPT-2 given has {shape[0]} layers, {shape[1]} heads, width {shape[2]}"
+                    f"--size {size} needs {row.gpt2 or 'no GPT-2'} with {row.n_layer} layers, {row.n_head} heads, "
+                    f"width {row.n_embd}; the GPT-2 given has {shape[0]} layers, {shape[1]} heads, width {shape[2]}"
                 )
             gpt2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
             gpt2.config.vocab_size = config.vocab_size
@@ -162,7 +164,8 @@ class NeuroLM(nn.Module):
         """The next-token loss of each named sample.
 
         Each sample is as in `read`, with target (M,): the class that token number `source` (M,), counted over the
-        flattened (B, N + L), must predict. Text alone may leave `source` out: then every token has a target.
+        flattened (B, N + L), must predict. Text alone may leave `source` out: then every token has a target. `answer`:
+        which of the M predictions count as answers; default all.
         -> {name: {"loss": sum of cross-entropies (), "correct": number of right predictions ()}}.
         """
         return {name: self._predict(sample) for name, sample in samples.items()}
@@ -171,10 +174,20 @@ class NeuroLM(nn.Module):
         hidden = self.read(sample)[0].flatten(0, 1)
         if "source" in sample:
             hidden = hidden[sample["source"]]  # logits only where there is a target
-        logits = self.GPT2.lm_head(hidden).float()
         target = sample["target"].flatten()
-        correct = (logits.detach().argmax(-1) == target).sum()
-        return {"loss": F.cross_entropy(logits, target, reduction="sum"), "correct": correct}
+        blocks = list(zip(hidden.split(LOGIT_ROWS), target.split(LOGIT_ROWS), strict=True))
+        if len(blocks) == 1 or not torch.is_grad_enabled():
+            parts = [self._cross_entropy(*block) for block in blocks]
+        else:  # a block's logits take GiB: make them again for the backward pass instead of keeping them
+            parts = [recomputed(self._cross_entropy, *block, use_reentrant=False) for block in blocks]
+        correct = torch.cat([hits for _, hits in parts])
+        if "answer" in sample:
+            correct = correct[sample["answer"]]
+        return {"loss": sum(loss for loss, _ in parts), "correct": correct.sum()}
+
+    def _cross_entropy(self, hidden, target):
+        logits = self.GPT2.lm_head(hidden).float()
+        return F.cross_entropy(logits, target, reduction="sum"), logits.detach().argmax(-1) == target
 
     @torch.inference_mode()
     def score_answers(self, sample: dict, options: list[list[int]], whole: bool = True):
@@ -247,14 +260,3 @@ def clock_mask(query_time, key_time, key_valid):
 def last_true(valid):
     """valid (B, M) bool -> index of the last True in each row (B,)."""
     return (valid * torch.arange(valid.size(1), device=valid.device)).argmax(1)
-
-
-def next_second_targets(valid_counts: list[int], channels: list[int], padded: int):
-    """Where stage 2 has targets, for tokens ordered by second, then channel: per sample its number of tokens n and of
-    channels C -> source and target positions (M,), flat over (B, padded): token i predicts the code of token i + C."""
-    source = [
-        torch.arange(n - c) + row * padded for row, (n, c) in enumerate(zip(valid_counts, channels, strict=True))
-    ]
-    shift = [torch.full((n - c,), c) for n, c in zip(valid_counts, channels, strict=True)]
-    source = torch.cat(source)
-    return source, source + torch.cat(shift)

@@ -18,7 +18,7 @@ class Codebook(nn.Module):
         super().__init__()
         rows = F.normalize(torch.randn(n_codes, width), dim=-1)
         self.weight = nn.Parameter(rows, requires_grad=False)
-        self.cluster_size = nn.Parameter(torch.zeros(n_codes), requires_grad=False)  # in the checkpoints, read by nobody
+        self.cluster_size = nn.Parameter(torch.zeros(n_codes), requires_grad=False)  # in checkpoints, read by nobody
         self.embed_avg = nn.Parameter(rows.clone(), requires_grad=False)  # likewise
         self.register_buffer("initted", torch.zeros(1))
 
@@ -39,8 +39,8 @@ class Quantizer(nn.Module):
         self.ready = False  # `initted`, asked of the device once
 
     def forward(self, z, valid=None):
-        """z (..., K); valid (...) bool, None: all -> quantized (..., K) with a straight-through gradient, indices (...),
-        squared distance of each unit vector to its code, averaged over K: (...). Its mean is the commitment loss."""
+        """z (..., K); valid (...) bool, None: all -> quantized (..., K) with a straight-through gradient, indices
+        (...), squared distance of each unit vector to its code, averaged over K: (...), the commitment loss."""
         with torch.autocast(z.device.type, enabled=False):
             z = F.normalize(z.float(), dim=-1)
             flat = z.detach().reshape(-1, self.width)
@@ -88,7 +88,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def _place_codes(self, vectors, iterations: int = 10):
-        """Spherical k-means over the first batch of all processes: rank 0 draws the seeds, and all ranks share the sums."""
+        """Spherical k-means over the first batch of all processes: rank 0 draws the seeds, all share the sums."""
         if self.kmeans_init and not self.embedding.initted.item():
             self.embedding.weight.copy_(_draw(gather_rows(vectors), self.n_codes))
             if dist.is_initialized():
@@ -124,7 +124,7 @@ def _draw(vectors, n):
 
 
 def codebook_use(counts) -> dict[str, float]:
-    """How a codebook is used: counts (n_codes,) -> share of codes in use, perplexity (exp of the entropy), dead codes."""
+    """How a codebook is used: counts (n_codes,) -> share of codes in use, perplexity (exp of entropy), dead codes."""
     share = counts.double() / counts.sum().clamp(min=1)
     entropy = -torch.xlogy(share, share).sum()
     used = int((counts > 0).sum())

@@ -1,0 +1,111 @@
+"""Samples to padded batches for NeuroLM: tokens ordered by second, then channel.
+
+B batch · N = C·S EEG tokens of the longest sample · L text tokens of the longest question
+"""
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch.utils.data import ConcatDataset
+
+from dataset.channels import PAD_ROW
+from dataset.tasks import Task
+from dataset.windows import RATE
+
+
+def to_tokens(eeg: np.ndarray, rows: np.ndarray):
+    """eeg (C, S·200), rows (C,) -> x (C·S, 200), chans (C·S,), time (C·S,), by second, then channel."""
+    x = rearrange(eeg, "c (s p) -> (s c) p", p=RATE)
+    seconds = len(x) // len(rows)
+    return x, np.tile(rows, seconds), np.repeat(np.arange(seconds), len(rows))
+
+
+def collate_eeg(samples: list[dict]) -> dict:
+    """x (B, N, 200) in 100 uV, chans and time (B, N), valid (B, N) bool, or None where nothing is padded; label, index
+    (B,); tokens_eeg: number of real tokens; channels: of each sample; files: their recordings."""
+    tokens = [to_tokens(sample["eeg"], sample["rows"]) for sample in samples]
+    counts = [len(x) for x, _, _ in tokens]
+    shape = (len(samples), max(counts))
+    batch = {
+        "x": torch.zeros(*shape, RATE),
+        "chans": torch.full(shape, PAD_ROW),
+        "time": torch.zeros(shape, dtype=torch.int64),
+    }
+    for row, (x, chans, time) in enumerate(tokens):
+        batch["x"][row, : len(x)] = torch.from_numpy(x)
+        batch["chans"][row, : len(x)] = torch.from_numpy(chans)
+        batch["time"][row, : len(x)] = torch.from_numpy(time)
+    return batch | {
+        "valid": padding_mask(counts),
+        "label": torch.tensor([sample["label"] for sample in samples]),
+        "index": torch.tensor([sample["index"] for sample in samples]),
+        "tokens_eeg": sum(counts),
+        "counts": counts,
+        "files": [sample["file"] for sample in samples],
+    }
+
+
+def padding_mask(counts: list[int]):
+    """Number of real tokens of each row -> valid (B, longest) bool, or None where all rows are equally long."""
+    if min(counts) == max(counts):
+        return None
+    return torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+
+
+def collate_prediction(samples: list[dict]) -> dict:
+    """As `collate_eeg`, and for stage 2 `source` and `target_position` (M,), flat over (B, N): the token of a channel
+    predicts the code of the same channel one second later; the last second has no target."""
+    batch = collate_eeg(samples)
+    padded = batch["x"].size(1)
+    sources, shifts = [], []
+    for row, (count, sample) in enumerate(zip(batch["counts"], samples, strict=True)):
+        channels = len(sample["rows"])
+        sources.append(torch.arange(count - channels) + row * padded)
+        shifts.append(torch.full((count - channels,), channels))
+    batch["source"] = torch.cat(sources)
+    batch["target_position"] = batch["source"] + torch.cat(shifts)
+    return batch
+
+
+class QuestionWindows(ConcatDataset):
+    """The labelled windows of several tasks, each with its question; a sample is that of `Windows` and `task`."""
+
+    def __init__(self, tasks: list[Task], windows: list):
+        super().__init__(windows)
+        self.tasks = tasks
+
+    def __getitem__(self, i: int) -> dict:
+        task = int(np.searchsorted(self.cumulative_sizes, i, side="right"))
+        return super().__getitem__(i) | {"task": self.tasks[task]}
+
+
+class QuestionCollate:
+    """Samples to EEG followed by question and answer (NeuroLM, section 2.4)."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __call__(self, samples: list[dict]) -> dict:
+        """As `collate_eeg`, and tokens (B, L), tokens_valid (B, L) or None; source (M,), flat over (B, N + L), and
+        target (M,): the supervised tokens; answer (B,): which of the M tells the answers apart."""
+        batch = collate_eeg(samples)
+        texts = [sample["task"].encode(self.tokenizer, sample["label"]) for sample in samples]
+        prompts = [len(sample["task"].prompt(self.tokenizer)) for sample in samples]
+        tokens, valid = pad_tokens([tokens for tokens, _ in texts])
+        n_eeg, length = batch["x"].size(1), batch["x"].size(1) + tokens.size(1)
+        source, target, answer = [], [], []
+        for row, ((ids, supervised), prompt) in enumerate(zip(texts, prompts, strict=True)):
+            answer.append(len(source) + supervised.index(prompt - 1))
+            source += [row * length + n_eeg + position for position in supervised]
+            target += [ids[position + 1] for position in supervised]
+        named = {"source": source, "target": target, "answer": answer}
+        batch |= {name: torch.tensor(value) for name, value in named.items()}
+        return batch | {"tokens": tokens, "tokens_valid": valid}
+
+
+def pad_tokens(rows: list[list[int]]):
+    """Token ids of each row -> tokens (B, longest) int64 padded with 0, and their padding mask."""
+    tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+    for row, ids in enumerate(rows):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+    return tokens, padding_mask([len(ids) for ids in rows])

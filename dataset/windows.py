@@ -1,0 +1,120 @@
+"""Windows of recordings: what a sample is, for both systems and all stages.
+
+C channels · T = S·200 samples of a window · W windows
+"""
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from dataset.channels import channel_rows
+from dataset.recordings import Recording, RecordingReader, describe_dataset, find_datasets, open_dataset, segments
+from errors import UserError
+
+RATE = 200  # Hz
+MAX_SECONDS = 64  # of a window: the rows of NeuroLM's time embedding
+MICROVOLTS = 100.0  # the models take EEG in units of 100 uV
+SHORTEST = 2  # seconds: a window with a next second to predict
+
+
+class Windows(Dataset):
+    """A list of windows over recordings; sample i is read from disk when asked for.
+
+    A sample is a dict: eeg (C, T) float32 in 100 uV, rows (C,) of the channel table, label (-1: none), index (its
+    position here), file (its recording, for messages).
+    """
+
+    def __init__(self, recordings: list[Recording], index: np.ndarray):
+        """index (W, 4) int64: number of the recording, start sample, stop sample, label."""
+        self.recordings, self.index = recordings, index
+        self.reader = RecordingReader()
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, i: int) -> dict:
+        number, start, stop, label = self.index[i].tolist()
+        recording = self.recordings[number]
+        return {
+            "eeg": self.reader.read(recording, start, stop) / np.float32(MICROVOLTS),
+            "rows": channel_rows(recording.channels),
+            "label": label,
+            "index": i,
+            "file": recording.name,
+        }
+
+    @classmethod
+    def continuous(cls, recordings: list[Recording], seconds, stride=None) -> "Windows":
+        """Windows cut one after another; seconds, stride: number of seconds, or a function of the number of channels.
+
+        The rest of a recording makes a shorter window of at least two seconds. Windows with a stride of their own all
+        have the same length; shorter rests are left out.
+        """
+        parts = []
+        for number, recording in enumerate(recordings):
+            length = seconds(len(recording.channels)) if callable(seconds) else seconds
+            step = length if stride is None else stride(len(recording.channels)) if callable(stride) else stride
+            whole = recording.samples // RATE
+            if stride is None:
+                starts = np.arange(0, max(whole - SHORTEST + 1, 0), step)
+            else:
+                starts = np.arange(0, max(whole - length + 1, 0), step)
+            stops = np.minimum(starts + length, whole)
+            columns = (np.full_like(starts, number), starts * RATE, stops * RATE, np.full_like(starts, -1))
+            parts.append(np.stack(columns, axis=1))
+        return cls(recordings, np.concatenate(parts).astype(np.int64))
+
+    @classmethod
+    def labelled(cls, recordings: list[Recording]) -> "Windows":
+        """The labelled windows of the recordings. Raises UserError for one that is not of whole seconds or too long."""
+        parts = [np.empty((0, 4), dtype=np.int64)]
+        for number, recording in enumerate(recordings):
+            rows = segments(recording)
+            lengths = rows[:, 1] - rows[:, 0]
+            bad = lengths[(lengths % RATE != 0) | (lengths > MAX_SECONDS * RATE)]
+            if len(bad):
+                raise UserError(
+                    f"{recording.path}: a window of {bad[0] / RATE:g} s; windows have whole seconds, {MAX_SECONDS} at "
+                    "most: make the dataset with another --window"
+                )
+            parts.append(np.column_stack([np.full(len(rows), number), rows]))
+        return cls(recordings, np.concatenate(parts))
+
+
+def window_seconds(channels: int, max_tokens: int) -> int:
+    """Seconds of a pre-training window of NeuroLM: as many as fit into `max_tokens` tokens, 64 at most."""
+    seconds = min(MAX_SECONDS, max_tokens // channels)
+    if seconds < SHORTEST:
+        raise UserError(
+            f"{channels} channels leave room for {seconds} s in --block_size {max_tokens}; at least {SHORTEST} s are "
+            f"needed: raise --block_size to {SHORTEST * channels}"
+        )
+    return seconds
+
+
+def pretraining_folders(dataset_dir, names: list[str] | None = None):
+    """Which dataset folders under `dataset_dir` to pre-train on: those named, else those without labels.
+
+    A `dataset_dir` that is itself a dataset is taken as it is. Raises UserError when nothing is left, or a name is not
+    there.
+    """
+    folders = {folder.name: folder for folder in find_datasets(dataset_dir)}
+    if names:
+        for name in names:
+            if name not in folders:
+                raise UserError(f"--datasets {name}: not under {dataset_dir}, which holds {', '.join(folders)}")
+        return [folders[name] for name in names]
+    if len(folders) == 1:
+        return list(folders.values())
+    unlabelled = [folder for folder in folders.values() if not describe_dataset(folder)["labels"]]
+    if not unlabelled:
+        raise UserError(
+            f"{dataset_dir} holds labelled datasets only ({', '.join(folders)}); name those whose training recordings "
+            f"to pre-train on: --datasets {' '.join(folders)}"
+        )
+    return unlabelled
+
+
+def pretraining_windows(folders, split: str, max_tokens: int) -> Windows:
+    """Continuous windows of a split of all folders, each as long as fits into `max_tokens` tokens."""
+    recordings = [recording for folder in folders for recording in open_dataset(folder, split)]
+    return Windows.continuous(recordings, lambda channels: window_seconds(channels, max_tokens))

@@ -1,0 +1,50 @@
+"""What every test may ask for: the reference folders, a free look at real EEG, and the scripts as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def shared_folder() -> Path:
+    return Path(os.environ.get("NEUROLM_SHARED", ROOT.parent / "shared"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--golden", default=None, help="folder of reference results, default ../shared/golden")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real EEG and text; tests that need it are skipped where it is missing."""
+    if not shared_folder().is_dir():
+        pytest.skip("no shared data: set NEUROLM_SHARED to the folder that holds data/, text/ and golden/")
+    return shared_folder()
+
+
+@pytest.fixture(scope="session")
+def golden(request) -> Path:
+    """The folder of reference results."""
+    folder = Path(request.config.getoption("--golden") or shared_folder() / "golden")
+    if not folder.is_dir():
+        pytest.skip(f"no reference results at {folder}")
+    return folder
+
+
+def run_script(*arguments, nproc: int = 1, check: bool = True, env: dict | None = None, timeout: int = 600):
+    """Run a script of the repository in a process of its own, under torchrun when nproc > 1."""
+    command = [sys.executable]
+    if nproc > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", **(env or {})}
+    done = subprocess.run(
+        [*command, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{arguments} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+    return done

@@ -1,0 +1,164 @@
+"""Stage 1 of NeuroLM: the text-aligned neural tokenizer (NeuroLM, section 2.2).
+
+CPU smoke:  python train_vq.py --size tiny --dataset_dir data --out_dir runs/smoke --max_steps 20 --batch_size 8
+one GPU:    python train_vq.py --dataset_dir data --out_dir runs/neurolm --gradient_accumulation_steps 8
+one node:   torchrun --nproc_per_node=8 train_vq.py --dataset_dir data --out_dir runs/neurolm --wandb_log
+
+Reads the unlabelled datasets under --dataset_dir and text from <out_dir>/text; writes <out_dir>/checkpoints/VQ/.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import errors
+from dataset.batches import collate_eeg
+from dataset.text import open_text
+from dataset.windows import pretraining_folders, pretraining_windows
+from logger import Logger, public_config
+from model.gpt import GPT
+from model.neurolm import LM_SIZES
+from model.quantizer import codebook_use
+from model.vq import VQ_SIZES, VQ_Align, reversal_weight
+from training import Trainer, provenance
+from utils import Loader, evaluation_loader, learning_rates, make_optimizer, start_run
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
+    # data
+    flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
+    flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
+    flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
+    flag("--out_dir", default="./")
+    flag("--num_workers", type=int, default=4, help="data workers of each process")
+    # model
+    flag("--size", choices=VQ_SIZES, default="B")
+    flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the text embedding comes from")
+    flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: gpt2")
+    # training
+    flag("--epochs", type=int, default=50)
+    flag("--warmup_epochs", type=int, default=5)
+    flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--batch_size", type=int, default=64, help="EEG windows of a process and micro-batch")
+    flag("--text_batch_size", type=int, default=16, help="text windows beside them")
+    flag("--gradient_accumulation_steps", type=int, default=1)
+    flag("--block_size", type=int, default=1024, help="tokens of a window, at most")
+    flag("--learning_rate", type=float, default=5e-5)
+    flag("--min_lr", type=float, default=1e-5)
+    flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
+    flag("--weight_decay", type=float, default=1e-4)
+    flag("--beta1", type=float, default=0.9)
+    flag("--beta2", type=float, default=0.999)
+    flag("--grad_clip", type=float, default=0.0, help="0: no clipping")
+    # run
+    flag("--device", default="auto", help="auto, cpu, cuda, mps")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    flag("--compile", action=switch, default=False)
+    flag("--seed", type=int, default=1337)
+    flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
+    flag("--save_ckpt_freq", type=int, default=10, help="keep a checkpoint every so many epochs")
+    flag("--save_every_minutes", type=float, default=30)
+    flag("--save_every_steps", type=int, default=0)
+    # log
+    flag("--log_interval", type=int, default=10)
+    flag("--wandb_log", action=switch, default=False)
+    flag("--wandb_project", default="NeuroLM")
+    flag("--wandb_runname", default="VQ")
+    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    # ---------------------------------------------------------------------------------------------------------- run
+    run = start_run(args.device, args.dtype, args.seed)
+    out_dir = Path(args.out_dir) / "checkpoints" / "VQ"
+    checkpoint = out_dir / "ckpt.pt"
+
+    # --------------------------------------------------------------------------------------------------------- data
+    folders = pretraining_folders(args.dataset_dir, args.datasets)
+    train_set = pretraining_windows(folders, "train", args.block_size)
+    val_set = pretraining_windows(folders, "val", args.block_size)
+    text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
+    loader = Loader(
+        train_set, args.batch_size, run, collate_eeg, args.gradient_accumulation_steps, args.num_workers
+    )
+    steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
+    run.say(
+        f"{', '.join(folder.name for folder in folders)}: {len(train_set)} training and {len(val_set)} validation "
+        f"windows; {len(text)} text tokens; {steps} steps of {loader.steps_per_epoch} an epoch"
+    )
+
+    # -------------------------------------------------------------------------------------------------------- model
+    raw_model = VQ_Align.from_size(args.size)
+    pretrained = LM_SIZES[args.size].gpt2 and args.init_from == "gpt2"
+    if pretrained and not (args.resume and checkpoint.is_file()):
+        with run.main_first():
+            gpt2 = GPT.from_pretrained(args.gpt2_path or "gpt2")  # the tokenizer of every size has GPT-2 B's width
+        raw_model.set_text_embedding(gpt2.transformer.wte.weight)
+    raw_model.to(run.device)
+
+    # ---------------------------------------------------------------------------------------------------- optimizer
+    optimizer = make_optimizer(
+        raw_model, args.learning_rate, (args.beta1, args.beta2), args.weight_decay, run.device
+    )
+    final_lr = args.min_lr if args.decay_lr else args.learning_rate
+    rates = learning_rates(args.learning_rate, final_lr, steps, args.warmup_epochs * loader.steps_per_epoch)
+    config = public_config(args)
+    trainer = Trainer(
+        raw_model, run, optimizer, rates, checkpoint,
+        extra=raw_model.config_args() | provenance(config, folders),
+        epochs=args.epochs, grad_clip=args.grad_clip, compile=args.compile, log_interval=args.log_interval,
+        save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
+        save_ckpt_freq=args.save_ckpt_freq,
+    )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------------------- resume
+    if args.resume:
+        trainer.resume()
+    wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}
+    trainer.logger = Logger(out_dir, run, config, steps, trainer.step, wandb if args.wandb_log else None)
+
+    # --------------------------------------------------------------------------------------------------------- loop
+    for epoch in trainer.epochs():
+        for micro_batches in trainer.steps(loader):
+            eeg_tokens = run.sum_on_host(sum(batch["tokens_eeg"] for batch in micro_batches))
+            text_tokens = args.text_batch_size * args.block_size * run.world_size * len(micro_batches)
+            for i, batch in enumerate(micro_batches):
+                rows = run.rows(i, args.text_batch_size)
+                tokens = torch.from_numpy(text.windows(args.seed, trainer.step, rows)[0]).to(run.device)
+                with trainer.forward(last=batch is micro_batches[-1]):
+                    sums = trainer.model(batch, tokens, reversal_weight(trainer.step / steps))
+                losses = {name: sums[name] / eeg_tokens for name in ("commitment", "frequency", "raw", "domain_eeg")}
+                losses["domain_text"] = sums["domain_text"] / text_tokens
+                trainer.backward(losses)
+            trainer.update(tokens=eeg_tokens + text_tokens)
+
+        # --------------------------------------------------------------------------------------------- validation
+        raw_model.eval()
+        totals, n_tokens = torch.zeros(3, device=run.device), 0
+        code_counts = torch.zeros(raw_model.VQ.quantize.n_codes, device=run.device)
+        no_text = torch.zeros(1, 0, dtype=torch.int64, device=run.device)
+        for batch in evaluation_loader(val_set, args.batch_size, run, collate_eeg, args.num_workers):
+            with torch.no_grad(), run.autocast():
+                sums = raw_model(batch, no_text, 0.0)
+            totals += torch.stack([sums[name] for name in ("commitment", "frequency", "raw")])
+            indices = sums["indices"] if batch["valid"] is None else sums["indices"][batch["valid"]]
+            code_counts += indices.flatten().bincount(minlength=len(code_counts))
+            n_tokens += batch["tokens_eeg"]
+        commitment, frequency, raw = (run.sum(totals) / run.sum_on_host(n_tokens)).tolist()
+        use = codebook_use(run.sum(code_counts))
+        values = {"loss": commitment + frequency + raw, "commitment": commitment, "frequency": frequency, "raw": raw}
+        values |= {f"codebook_{name}": value for name, value in use.items()}
+        trainer.logger.write(trainer.step, {f"val/{name}": value for name, value in values.items()})
+        trainer.logger.say(
+            f"epoch {epoch + 1}: validation loss {values['loss']:.4f} (commitment {commitment:.4f}, frequency "
+            f"{frequency:.4f}, raw {raw:.4f}), {use['used']:.1%} of the codes used, perplexity {use['perplexity']:.0f}"
+        )
+    trainer.logger.close()
+
+
+if __name__ == "__main__":
+    errors.run(main, get_args)
