@@ -3,16 +3,16 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import run_script
+from workload import evaluate_workload, make_predictions, make_windows
 
 from errors import UserError
-from evaluation import Predictions, collect, evaluate, results_table
+from evaluation import Predictions, collect, results_table
 from metrics import score_metrics
 
-# Process r of w answers the windows r, r + w, ... of sets of 1, 2, 7 and 50, in batches of 1, 7 and 64, one window twice;
-# rank 0 writes what was gathered.
+# Process r of w answers the windows r, r + w, ... of sets of 1, 2, 7 and 50, in batches of 1, 7 and 64, one of them
+# twice; rank 0 writes what was gathered.
 WORKER = """
 import json, os, sys
 sys.path.insert(0, os.getcwd())
@@ -28,7 +28,7 @@ for n in (1, 2, 7, 50):
     labels = torch.arange(n) % 3
     probabilities = torch.softmax(torch.from_numpy(np.random.default_rng(n).normal(size=(n, 3))), 1)
     for size in (1, 7, 64):
-        own = torch.arange(rank, n, world)
+        own = torch.arange(n)[rank::world]
         own = torch.cat([own, own[:1]])  # a sampler that pads its shard repeats a window
         batches = own.split(size) if len(own) else []
         seen = collect(lambda index: (index, labels[index], probabilities[index].float()), batches, n)
@@ -74,28 +74,9 @@ def test_a_lost_or_foreign_window_stops_the_evaluation(batches, message):
         collect(batch_of, batches, 4)
 
 
-@pytest.fixture
-def windows():
-    """Three subjects of two recordings, one of each label, five windows in each."""
-    recordings = np.repeat([f"s{i}_{j}" for i in range(3) for j in range(2)], 5)
-    return pd.DataFrame(
-        {"recording": recordings, "subject": [r[:2] for r in recordings], "start": np.tile(range(5), 6)}
-    )
-
-
-@pytest.fixture
-def predictions():
-    labels = np.tile(np.repeat([0, 1], 5), 3)
-    score = np.random.default_rng(1).random(30) * 0.8 + 0.2 * labels
-    return Predictions(labels, np.stack([1 - score, score], 1))
-
-
-def evaluate_workload(predictions, windows, **kwargs):
-    return evaluate(predictions, windows, name="Workload", split="test", answers=("No", "Yes"), **kwargs)
-
-
-def test_an_evaluation_scores_windows_recordings_and_subjects(predictions, windows):
-    result = evaluate_workload(predictions, windows)
+def test_an_evaluation_scores_windows_recordings_and_subjects():
+    predictions = make_predictions()
+    result = evaluate_workload(predictions)
     names = ("balanced_accuracy", "auc_pr", "auroc", "accuracy", "auc_pr_hard", "auroc_hard")
     assert result.metrics == score_metrics(*predictions, 2, names)
     assert result.primary == result.metrics["auroc"]
@@ -109,10 +90,13 @@ def test_an_evaluation_scores_windows_recordings_and_subjects(predictions, windo
     assert list(result.windows.columns[:6]) == ["dataset", "split", "recording", "subject", "start", "label"]
 
 
-def test_what_cannot_be_said_is_noted(predictions, windows):
+def test_what_cannot_be_said_is_noted():
+    predictions = make_predictions()
     labels, probabilities = predictions.labels.copy(), predictions.probabilities.copy()
     labels[0], probabilities[3] = 1, 0
-    result = evaluate_workload(Predictions(labels, probabilities), windows.assign(subject="only"), metrics=("kappa",))
+    result = evaluate_workload(
+        Predictions(labels, probabilities), make_windows().assign(subject="only"), metrics=("kappa",)
+    )
     assert list(result.metrics) == ["kappa", "auc_pr_hard", "auroc_hard"]
     assert result.recording_metrics == {} and result.intervals == {} and result.unanswered == 1 / 30
     said = " ".join(result.notes)
@@ -122,7 +106,8 @@ def test_what_cannot_be_said_is_noted(predictions, windows):
     assert "Workload test: one subject only: no intervals" in table and "recordings |" not in table
 
 
-def test_probabilities_that_are_not_finite_stop_with_advice(predictions, windows):
+def test_probabilities_that_are_not_finite_stop_with_advice():
+    predictions = make_predictions()
     predictions.probabilities[4] = np.nan
     with pytest.raises(UserError, match=r"Workload test: .* 1 of 30 windows \(first: window 4\).*earlier checkpoint"):
-        evaluate_workload(predictions, windows)
+        evaluate_workload(predictions)

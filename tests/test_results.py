@@ -1,4 +1,4 @@
-"""Results: written so that they can be read back and recomputed, drawn as one table, merged beside the published rows."""
+"""Results: written to be read back and recomputed, drawn as one table, merged beside the published rows."""
 
 import json
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import run_script
+from workload import evaluate_workload, make_predictions, make_windows
 
 import evaluation
 from errors import UserError
@@ -13,28 +14,9 @@ from evaluation import Predictions, evaluate, read_run, results_table, write_res
 from metrics import score_metrics
 
 
-@pytest.fixture
-def windows():
-    """Three subjects of two recordings, one of each label, five windows in each."""
-    recordings = np.repeat([f"s{i}_{j}" for i in range(3) for j in range(2)], 5)
-    return pd.DataFrame(
-        {"recording": recordings, "subject": [r[:2] for r in recordings], "start": np.tile(range(5), 6)}
-    )
-
-
-@pytest.fixture
-def predictions():
-    labels = np.tile(np.repeat([0, 1], 5), 3)
-    score = np.random.default_rng(1).random(30) * 0.8 + 0.2 * labels
-    return Predictions(labels, np.stack([1 - score, score], 1))
-
-
-def evaluate_workload(predictions, windows, **kwargs):
-    return evaluate(predictions, windows, name="Workload", split="test", answers=("No", "Yes"), **kwargs)
-
-
-def test_results_can_be_read_back_and_recomputed(tmp_path, predictions, windows):
-    result = evaluate_workload(predictions, windows)
+def test_results_can_be_read_back_and_recomputed(tmp_path):
+    predictions = make_predictions()
+    result = evaluate_workload(predictions)
     path = write_results(tmp_path / "run", [result], method="ours", seed=3)
     written = json.loads(path.read_text())
     assert written["about"] == {"method": "ours", "seed": 3}
@@ -46,20 +28,22 @@ def test_results_can_be_read_back_and_recomputed(tmp_path, predictions, windows)
     assert sorted(p.name for p in path.parent.iterdir()) == ["predictions_Workload_test.csv", "results.json"]
 
 
-def test_an_undefined_metric_is_null_in_json_and_a_word_in_tables(tmp_path, predictions, windows):
-    result = evaluate_workload(Predictions(np.zeros(30, dtype=int), predictions.probabilities), windows)
+def test_an_undefined_metric_is_null_in_json_and_a_word_in_tables(tmp_path):
+    predictions = make_predictions()
+    result = evaluate_workload(Predictions(np.zeros(30, dtype=int), predictions.probabilities))
     written = json.loads(write_results(tmp_path, [result]).read_text())
     assert written["results"][0]["metrics"]["auroc"] is None
     table = results_table([result])
     assert "undefined" in table and "Workload test: all windows are of one class: auc_pr, auroc" in table
 
 
-def test_one_table_holds_tasks_of_two_and_of_more_answers(predictions, windows):
-    two = evaluate_workload(predictions, windows)
+def test_one_table_holds_tasks_of_two_and_of_more_answers():
+    predictions = make_predictions()
+    two = evaluate_workload(predictions)
     labels = np.arange(30) % 3
     three = evaluate(
         Predictions(labels, np.eye(3)[labels]),
-        windows,
+        make_windows(),
         name="SEED",
         split="val",
         answers=("Positive", "Neutral", "Negative"),
@@ -77,11 +61,10 @@ def test_one_table_holds_tasks_of_two_and_of_more_answers(predictions, windows):
     assert cells[4][3:9] == ["1.0000", "-", "-", "1.0000", "1.0000", "1.0000"]
 
 
-def test_seeds_are_merged_beside_the_published_rows(tmp_path, predictions, windows, capsys):
+def test_seeds_are_merged_beside_the_published_rows(tmp_path):
     values = []
     for seed in range(3):
-        noise = np.random.default_rng(seed).random(30)
-        result = evaluate_workload(Predictions(predictions.labels, np.stack([1 - noise, noise], 1)), windows)
+        result = evaluate_workload(make_predictions(seed))
         write_results(tmp_path / f"seed{seed}", [result], method="tiny", seed=seed)
         values.append(result.metrics["balanced_accuracy"])
     done = run_script("-m", "evaluation", *(tmp_path / f"seed{seed}" for seed in range(3)))
@@ -113,8 +96,9 @@ def test_a_file_that_is_no_result_is_named(tmp_path, content):
         read_run(tmp_path)
 
 
-def test_runs_that_cannot_be_merged(tmp_path, predictions, windows):
-    path = write_results(tmp_path, [evaluate_workload(predictions, windows)])
+def test_runs_that_cannot_be_merged(tmp_path):
+    predictions = make_predictions()
+    path = write_results(tmp_path, [evaluate_workload(predictions)])
     for flags, message in (
         ([tmp_path, path], "a run is given twice"),
         ([tmp_path, "--split", "train"], "no results on|none of the runs has results on split 'train'"),
