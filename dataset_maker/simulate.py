@@ -16,27 +16,38 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
+from dataset_maker import simulate_custom as custom
 from dataset_maker import simulate_layouts as layouts
+from dataset_maker import simulate_tuh as tuh
 from dataset_maker.simulate_files import Corpus
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A corpus to imitate: `write(corpus, subjects, seconds)`, its usual size, the shortest recording it can have."""
+    """A corpus to imitate, its awkward recordings, usual size and the least seconds that can carry its labels."""
 
     write: Callable[[Corpus, int, int], None]
+    write_awkward: Callable[[Corpus, int], None]
     subjects: int
     seconds: int
     min_seconds: int
 
 
 LAYOUTS = {
-    "Workload": Layout(layouts.write_workload, subjects=36, seconds=62, min_seconds=60),
-    "pretrain": Layout(layouts.write_pretrain, subjects=12, seconds=130, min_seconds=10),
+    "Workload": Layout(layouts.write_workload, layouts.write_workload_awkward, 36, 62, 60),
+    "pretrain": Layout(layouts.write_pretrain, layouts.write_pretrain_awkward, 12, 130, 10),
+    "TUEG": Layout(tuh.write_tueg, tuh.write_tueg_awkward, 8, 90, 12),
+    "TUAB": Layout(tuh.write_tuab, tuh.write_tuab_awkward, 12, 60, 10),
+    "TUEV": Layout(tuh.write_tuev, tuh.write_tuev_awkward, 9, 90, 42),
+    "TUSL": Layout(tuh.write_tusl, tuh.write_tusl_awkward, 10, 100, 45),
+    "HMC": Layout(layouts.write_hmc, layouts.write_hmc_awkward, 6, 360, 180),
+    "SEED": Layout(layouts.write_seed, layouts.write_seed_awkward, 2, layouts.SEED_SECONDS, 100),
+    "custom": Layout(custom.write_custom, custom.write_custom_awkward, 8, 60, 20),
+    "BIDS": Layout(custom.write_bids, custom.write_bids_awkward, 8, 60, 20),
 }
 
 
-def simulate(layout: str, out_dir, seed: int = 0, subjects: int | None = None, seconds: int | None = None):
+def simulate(layout: str, out_dir, seed: int = 0, subjects=None, seconds=None, awkward: bool = False) -> list[dict]:
     """Write a raw corpus into `out_dir`; the same arguments give the same bytes on every machine.
 
     Returns, and writes as truth.json, one dict a recording: file, subject, channels (as in the file), rate (Hz),
@@ -52,7 +63,7 @@ def simulate(layout: str, out_dir, seed: int = 0, subjects: int | None = None, s
         raise errors.UserError(
             f"{subjects} subjects of {seconds} s: {layout} needs at least 1 subject and {row.min_seconds} s"
         )
-    settings = {"layout": layout, "seed": seed, "subjects": subjects, "seconds": seconds}
+    settings = {"layout": layout, "seed": seed, "subjects": subjects, "seconds": seconds, "awkward": awkward}
     truth = out_dir / "truth.json"
     if out_dir.is_dir() and any(out_dir.iterdir()):
         written = json.loads(truth.read_text())["settings"] if truth.is_file() else "other files"
@@ -62,6 +73,8 @@ def simulate(layout: str, out_dir, seed: int = 0, subjects: int | None = None, s
     truth.write_text(json.dumps({"settings": settings}))  # a run that was stopped can be repeated in the same folder
     corpus = Corpus(out_dir, seed)
     row.write(corpus, subjects, seconds)
+    if awkward:
+        row.write_awkward(corpus, seconds)
     truth.write_text(json.dumps({"settings": settings, "recordings": corpus.recordings}, indent=1) + "\n")
     return corpus.recordings
 
@@ -73,11 +86,17 @@ def get_args(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--subjects", type=int, help="number of subjects (default: the layout's own)")
     parser.add_argument("--seconds", type=int, help="length of a recording (default: the layout's own)")
+    parser.add_argument(
+        "--awkward",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="add the odd and the defective recordings that real corpora hold",
+    )
     return parser.parse_args(argv)
 
 
 def main(args):
-    recordings = simulate(args.layout, args.out_dir, args.seed, args.subjects, args.seconds)
+    recordings = simulate(args.layout, args.out_dir, args.seed, args.subjects, args.seconds, args.awkward)
     subjects = {recording["subject"] for recording in recordings}
     hours = sum(recording["seconds"] for recording in recordings) / 3600
     print(f"{args.layout}: {len(recordings)} recordings of {len(subjects)} subjects, {hours:.2f} h, in {args.out_dir}")

@@ -1,19 +1,21 @@
 """What the simulator writes: raw EEG files, and the record of what is in them. Data (C, T) in uV.
 
-The same input gives the same bytes on every machine.
+The same input gives the same bytes on every machine. `annotations` are rows (start s, stop s, text).
 """
 
 import datetime
+import io
+import struct
 import zlib
 from pathlib import Path
 
 import edfio
 import numpy as np
+import scipy.io
 
-from dataset_maker.simulate_signals import Subject, draw_subject
+from dataset_maker.simulate_signals import Subject, draw_subject, scalp_position
 
 START = datetime.datetime(2012, 3, 4, 10, 0, 0)  # every simulated recording starts here
-EDF_LIMIT_UV = 3276.7  # physical range of the 16 bits: steps of 0.1 uV
 
 
 class Corpus:
@@ -35,15 +37,15 @@ class Corpus:
         """The traits of a subject, the same in all of its recordings."""
         return draw_subject(self.rng(f"subject {name}"))
 
-    def add(self, file: str, uv, names, rate: float, subject: str, *, write=None, events=(), **facts) -> None:
-        """Write recording `file` (relative, with `write(path, uv, names, rate, subject)`) and note what is in it.
+    def add(self, file: str, uv, names, rate: float, subject: str, *, write=None, annotations=(), events=(), **facts):
+        """Write recording `file` (relative) in the format of its suffix, or with `write`, and note what is in it.
 
-        `events` are rows (start s, stop s, label); `facts` whatever else is true of the recording, such as its label,
-        its split or the `problem` for which a maker must refuse it.
+        `events` are rows (start s, stop s, label); `facts` whatever else is true of the recording, such as its split or
+        the `problem` for which a maker must refuse it (None: it must not).
         """
         path = self.out_dir / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        (write or write_edf)(path, uv, names, rate, subject)
+        (write or WRITERS[path.suffix])(path, uv, names, rate, subject, annotations)
         self.recordings.append(
             {
                 "file": file,
@@ -52,34 +54,149 @@ class Corpus:
                 "rate": rate,
                 "seconds": uv.shape[1] / rate,
                 "events": [list(event) for event in events],
+                "problem": None,
                 **facts,
             }
         )
 
+    def text(self, file: str, content: str) -> None:
+        """Write a text file beside the recordings."""
+        path = self.out_dir / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode())  # no newline translation
 
-def write_edf(path: Path, uv, names, rate: float, subject: str, annotations=(), unit_uv: float = 1.0) -> None:
-    """An EDF file of whole seconds, EDF+ when there are `annotations`, rows (start s, stop s, text).
 
-    `unit_uv` other than 1 writes numbers in a unit of so many uV under a header that still says uV (a defect).
+def edf_fields(subject: str, annotations) -> dict:
+    """The header fields that EDF and BDF share: patient, start, annotations (EDF+ when there are any)."""
+    return {
+        "patient": edfio.Patient(code=subject),
+        "recording": edfio.Recording(startdate=START.date()),
+        "starttime": START.time(),
+        "annotations": [edfio.EdfAnnotation(start, stop - start, text) for start, stop, text in annotations] or None,
+    }
+
+
+def write_edf(path: Path, uv, names, rate: float, subject: str, annotations=(), limit: float = 3276.7) -> None:
+    """An EDF file of whole seconds, its 16 bits spread over -limit..limit uV."""
+    digital = {"physical_dimension": "uV", "physical_range": (-limit, limit), "digital_range": (-32767, 32767)}
+    clipped = np.clip(uv, -limit, limit)
+    signals = [edfio.EdfSignal(row, rate, label=name, **digital) for name, row in zip(names, clipped, strict=True)]
+    edfio.Edf(signals, **edf_fields(subject, annotations)).write(path)
+
+
+def write_edf_in_volts(path: Path, uv, names, rate: float, subject: str, annotations=()) -> None:
+    """A defective EDF file: its numbers are volts, its header says uV."""
+    write_edf(path, uv * 1e-6, names, rate, subject, annotations, limit=0.0032)
+
+
+def truncate(path: Path) -> None:
+    """Cut the end off a file, as a broken copy does."""
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def write_bdf(path: Path, uv, names, rate: float, subject: str, annotations=()) -> None:
+    """A BDF file (24 bits) of whole seconds, in steps of 1/32 uV."""
+    digital = {"physical_dimension": "uV", "physical_range": (-262143, 262143), "digital_range": (-8388576, 8388576)}
+    signals = [edfio.BdfSignal(row, rate, label=name, **digital) for name, row in zip(names, uv, strict=True)]
+    edfio.Bdf(signals, **edf_fields(subject, annotations)).write(path)
+
+
+def floats(uv) -> bytes:
+    """The samples as 32-bit floats, all channels of a sampling time together, rounded as no machine disagrees about."""
+    return np.round(uv, 3).T.astype("<f4").tobytes()
+
+
+def write_brainvision(path: Path, uv, names, rate: float, subject: str, annotations=()) -> None:
+    """BrainVision header, markers and 32-bit floats (which can hold NaN): .vhdr, .vmrk, .eeg."""
+    data, markers = path.with_suffix(".eeg"), path.with_suffix(".vmrk")
+    common = f"[Common Infos]\nCodepage=UTF-8\nDataFile={data.name}\n"
+    header = f"Brain Vision Data Exchange Header File Version 1.0\n\n{common}MarkerFile={markers.name}\n"
+    header += f"DataFormat=BINARY\nDataOrientation=MULTIPLEXED\nNumberOfChannels={len(names)}\n"
+    header += f"SamplingInterval={1e6 / rate:.10g}\n\n[Binary Infos]\nBinaryFormat=IEEE_FLOAT_32\n\n[Channel Infos]\n"
+    header += "".join(f"Ch{number}={name},,1,µV\n" for number, name in enumerate(names, start=1))
+    path.write_bytes((header + f"\n[Comment]\nsubject {subject}\n").encode())
+    lines = [f"Mk1=New Segment,,1,1,0,{START:%Y%m%d%H%M%S}000000\n"]
+    for number, (start, stop, text) in enumerate(annotations, start=2):
+        lines.append(f"Mk{number}=Comment,{text},{round(start * rate) + 1},{round((stop - start) * rate)},0\n")
+    title = "Brain Vision Data Exchange Marker File, Version 1.0"
+    markers.write_bytes(f"{title}\n\n{common}\n[Marker Infos]\n{''.join(lines)}".encode())
+    data.write_bytes(floats(uv))
+
+
+def write_eeglab(path: Path, uv, names, rate: float, subject: str, annotations=()) -> None:
+    """EEGLAB: the structure EEG in .set (MATLAB 5), the data in .fdt."""
+    data = path.with_suffix(".fdt")
+    events = [(text, start * rate + 1, (stop - start) * rate) for start, stop, text in annotations]
+    eeg = {
+        "setname": path.stem,
+        "subject": subject,
+        "nbchan": float(len(names)),
+        "trials": 1.0,
+        "pnts": float(uv.shape[1]),
+        "srate": float(rate),
+        "xmin": 0.0,
+        "xmax": (uv.shape[1] - 1) / rate,
+        "data": data.name,
+        "chanlocs": np.array([(name,) for name in names], dtype=[("labels", object)]),
+        "event": np.array(events, dtype=[("type", object), ("latency", object), ("duration", object)]),
+    }
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"EEG": eeg})
+    file.getbuffer()[:116] = b"MATLAB 5.0 MAT-file".ljust(116)  # scipy writes the time of day and the platform there
+    path.write_bytes(file.getvalue())
+    data.write_bytes(floats(uv))
+
+
+def write_cnt(path: Path, uv, names, rate: float, subject: str, annotations=()) -> None:
+    """Neuroscan continuous file, 32-bit integers in steps of 0.01 uV; annotation texts are trigger numbers 1..65535.
+
+    A header of 900 bytes, 75 bytes a channel, all channels of each sampling time together, the event table.
     """
-    limit = EDF_LIMIT_UV / unit_uv
-    signals = [
-        edfio.EdfSignal(
-            np.clip(row / unit_uv, -limit, limit),
-            rate,
-            label=name,
-            physical_dimension="uV",
-            physical_range=(-limit, limit),
-            digital_range=(-32767, 32767),
-        )
-        for name, row in zip(names, uv, strict=True)
-    ]
-    notes = [edfio.EdfAnnotation(start, stop - start, text) for start, stop, text in annotations]
-    edf = edfio.Edf(
-        signals,
-        patient=edfio.Patient(code=subject),
-        recording=edfio.Recording(startdate=START.date()),
-        starttime=START.time(),
-        annotations=notes or None,
+    step, sensitivity = 0.01, 2.048  # uV of an integer = calibration (1) x sensitivity / 204.8
+    channels, samples = uv.shape
+    begin = 900 + 75 * channels
+    header = bytearray(begin)
+
+    def put(offset, layout, *values):
+        struct.pack_into("<" + layout, header, offset, *values)
+
+    put(0, "12s", b"Version 3.0")
+    put(121, "20s", subject.encode())
+    put(225, "10s12s", f"{START:%m/%d/%y}".encode(), f"{START:%H:%M:%S}".encode())
+    put(370, "H", channels)
+    put(376, "H", int(rate))
+    put(864, "i", samples)
+    put(886, "i", begin + 4 * channels * samples)
+    put(890, "fi", samples / rate, 0)
+    for index, name in enumerate(names):
+        start = 900 + 75 * index
+        put(start, "10s", name.encode())
+        put(start + 19, "ff", *position_or_rim(name, index))
+        put(start + 59, "f", sensitivity)
+        put(start + 71, "f", 1.0)
+    table = b"".join(
+        struct.pack("<HBci", int(text), 0, b"\0", begin + 4 * channels * (round(start * rate) + 1))
+        for start, _, text in annotations
     )
-    edf.write(path)
+    with path.open("wb") as file:
+        file.write(header)
+        for first in range(0, samples, 100_000):
+            file.write(np.rint(uv[:, first : first + 100_000].T / step).astype("<i4").tobytes())
+        file.write(struct.pack("<Bii", 1, len(table), 0) + table)
+
+
+def position_or_rim(name: str, index: int) -> tuple[float, float]:
+    """Coordinates for a file's header: the electrode's place, or for EOG and the like one outside the head."""
+    try:
+        return scalp_position(name)
+    except ValueError:
+        return 1.5, 0.1 * index
+
+
+WRITERS = {
+    ".edf": write_edf,
+    ".bdf": write_bdf,
+    ".vhdr": write_brainvision,
+    ".set": write_eeglab,
+    ".cnt": write_cnt,
+}

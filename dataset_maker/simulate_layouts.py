@@ -1,8 +1,10 @@
 """Simulated corpora other than TUH's: file names, channels, rates and labels as the real ones have them."""
 
+import datetime
+
 import numpy as np
 
-from dataset_maker.simulate_files import Corpus
+from dataset_maker.simulate_files import START, Corpus, truncate, write_edf, write_edf_in_volts
 from dataset_maker.simulate_signals import STATES, make_ecg, make_eeg, noise
 
 EEGMAT = ("Fp1", "Fp2", "F3", "F4", "F7", "F8", "T3", "T4", "C3", "C4", "T5", "T6", "P3", "P4", "O1", "O2", "Fz", "Cz",
@@ -38,6 +40,20 @@ def write_workload(corpus: Corpus, subjects: int, seconds: int) -> None:
             corpus.add(file, uv, channels, 500, name, events=[(0, length, state)])
 
 
+def write_workload_awkward(corpus: Corpus, seconds: int) -> None:
+    """Lower-case names at 257 Hz; a rest that is shorter than the 60 s used; an arithmetic file in volts."""
+    for file, rate, length, facts in (
+        ("Subject90_1.edf", 257, seconds, {"note": "lower-case names, odd rate"}),
+        ("Subject90_2.edf", 257, seconds, {"note": "lower-case names, odd rate"}),
+        ("Subject91_1.edf", 500, 40, {"problem": "short"}),
+        ("Subject91_2.edf", 500, seconds, {"problem": "unit", "write": write_edf_in_volts}),
+    ):
+        name, state = file[:9], {"1": "rest", "2": "arithmetic"}[file[10]]
+        uv = make_eeg(corpus.rng(file), corpus.subject(name), EEGMAT, rate, length * rate, [(0, length, state)])
+        channels = [f"eeg {channel.lower()}" for channel in EEGMAT]
+        corpus.add(file, uv, channels, rate, name, events=[(0, length, state)], **facts)
+
+
 def random_states(rng, seconds: float, states=tuple(STATES), least: float = 8.0, most: float = 20.0) -> list:
     """States that follow one another at random -> rows (start s, stop s, state) that cover `seconds`."""
     rows, start = [], 0.0
@@ -57,3 +73,126 @@ def write_pretrain(corpus: Corpus, subjects: int, seconds: int) -> None:
         states = random_states(rng, seconds)
         uv = make_eeg(rng, corpus.subject(name), channels, rate, seconds * rate, states)
         corpus.add(file, uv, channels, rate, name, events=states)
+
+
+def write_pretrain_awkward(corpus: Corpus, seconds: int) -> None:
+    """Each other format; 128 Hz, lower-case names, extra channels, a path with dots; and what must be refused."""
+    for number, (suffix, rate, facts) in enumerate(
+        (
+            (".bdf", 257, {"note": "odd rate"}),
+            (".vhdr", 250, {"note": "BrainVision"}),
+            (".set", 128, {"note": "75 Hz lies above Nyquist"}),
+            (".cnt", 200, {"note": "Neuroscan, 32 bits"}),
+            (".vhdr", 250, {"problem": "nan"}),
+            (".edf", 250, {"problem": "flat", "bad_channels": ["fp1"]}),
+            (".edf", 250, {"problem": "unit", "write": write_edf_in_volts}),
+            (".edf", 250, {"problem": "truncated"}),
+        )
+    ):
+        name = f"P{900 + number}"
+        file = f"{name}/v1.0/{name}_rest.1{suffix}"
+        rng = corpus.rng(file)
+        uv = make_eeg(rng, corpus.subject(name), EEGMAT, rate, seconds * rate, [(0, seconds, "rest")])
+        if facts.get("problem") == "nan":
+            uv[3, rate : rate + 10] = np.nan
+        if facts.get("problem") == "flat":
+            uv[0] = 0
+        uv = np.concatenate([uv, make_ecg(rng, rate, seconds * rate)[None]])
+        corpus.add(file, uv, [*(channel.lower() for channel in EEGMAT), "ecg"], rate, name, **facts)
+        if facts.get("problem") == "truncated":
+            truncate(corpus.out_dir / file)
+
+
+SLEEP_NIGHT = ("W", "N1", "N2", "N3", "N2", "R")  # in turn, an epoch each
+SLEEP_CHANNELS = ("EEG F4-M1", "EEG C4-M1", "EEG O2-M1", "EEG C3-M2", "EMG chin", "EOG E1-M2", "EOG E2-M2", "ECG")
+SCORING_HEADER = "Date, Time, Recording onset, Duration, Annotation, Linked channel"
+
+
+def add_sleep(corpus: Corpus, name: str, epochs, seconds: int, **facts) -> None:
+    """An HMC recording of the sleep in `epochs`, rows (start s, stop s, stage)."""
+    rng, rate = corpus.rng(name), 256
+    samples = seconds * rate
+    eeg = make_eeg(rng, corpus.subject(name), SLEEP_CHANNELS[:4], rate, samples, epochs)
+    body = np.concatenate([8 * noise(rng, 1, samples, rate, slope=0.0), 25 * noise(rng, 2, samples, rate, slope=1.5)])
+    uv = np.concatenate([eeg, body, make_ecg(rng, rate, samples)[None]])
+    corpus.add(f"recordings/{name}.edf", uv, SLEEP_CHANNELS, rate, name, **{"events": epochs} | facts)
+
+
+def score_sleep(corpus: Corpus, name: str, epochs, *, header=(SCORING_HEADER,), others=()) -> None:
+    """The scoring of an HMC recording, as text and as EDF+; `epochs` and `others` are rows (start s, stop s, text)."""
+    rows = sorted([(start, stop, f"Sleep stage {stage}") for start, stop, stage in epochs] + list(others))
+    lines = list(header)
+    for start, stop, text in rows:
+        clock = START + datetime.timedelta(seconds=start)
+        lines.append(f"{clock:%Y-%m-%d}, {clock:%H:%M:%S}, {start:10g}, {stop - start:10g}, {text}, ")
+    corpus.text(f"recordings/{name}_sleepscoring.txt", "\n".join(lines) + "\n")
+    scoring = corpus.out_dir / f"recordings/{name}_sleepscoring.edf"
+    write_edf(scoring, np.empty((0, 0)), (), 256, name, annotations=rows)
+
+
+def write_hmc(corpus: Corpus, subjects: int, seconds: int) -> None:
+    """HMC: recordings/SNnnn.edf and SNnnn_sleepscoring.txt (and .edf), 30 s epochs W N1 N2 N3 N2 R over and over."""
+    for number in range(1, subjects + 1):
+        starts = range(0, seconds - 29, 30)
+        shift = int(corpus.rng(f"night {number}").integers(len(SLEEP_NIGHT)))
+        epochs = [(start, start + 30, SLEEP_NIGHT[(shift + start // 30) % len(SLEEP_NIGHT)]) for start in starts]
+        add_sleep(corpus, f"SN{number:03d}", epochs, seconds)
+        score_sleep(corpus, f"SN{number:03d}", epochs)
+
+
+def write_hmc_awkward(corpus: Corpus, seconds: int) -> None:
+    """A header of three lines, other annotations, epochs off the 30 s grid, an epoch after the end, no scoring."""
+    header = ("# Scored by: two scorers", "# Epoch: 30 s", SCORING_HEADER)
+    starts = range(15, min(seconds - 29, 180), 30)
+    epochs = [(start, start + 30, SLEEP_NIGHT[place]) for place, start in enumerate(starts)]
+    others = [(0, 0, "Lights off@@EEG F4-M1"), (47, 62, "Arousal"), (100, 100, "Lights on@@EEG F4-M1")]
+    add_sleep(corpus, "SN901", epochs, seconds, note="three-line header, other rows")
+    score_sleep(corpus, "SN901", epochs, header=header, others=others)
+    after = [(seconds, seconds + 30, "Sleep stage W"), (seconds - 40, seconds - 10, "Sleep stage ?")]
+    add_sleep(corpus, "SN902", epochs[:1], seconds, note="one epoch after the end, one not scored")
+    score_sleep(corpus, "SN902", epochs[:1], others=after)
+    add_sleep(corpus, "SN903", epochs, seconds, events=[], problem="labels")
+
+
+SEED_62 = ("FP1", "FPZ", "FP2", "AF3", "AF4", "F7", "F5", "F3", "F1", "FZ", "F2", "F4", "F6", "F8", "FT7", "FC5", "FC3",
+           "FC1", "FCZ", "FC2", "FC4", "FC6", "FT8", "T7", "C5", "C3", "C1", "CZ", "C2", "C4", "C6", "T8", "TP7", "CP5",
+           "CP3", "CP1", "CPZ", "CP2", "CP4", "CP6", "TP8", "P7", "P5", "P3", "P1", "PZ", "P2", "P4", "P6", "P8", "PO7",
+           "PO5", "PO3", "POZ", "PO4", "PO6", "PO8", "CB1", "O1", "OZ", "O2", "CB2")  # fmt: skip
+SEED_STARTS = (24, 289, 550, 782, 1049, 1260, 1483, 1747, 1993, 2283, 2550, 2812, 3072, 3332, 3598)
+SEED_STOPS = (264, 526, 757, 1023, 1235, 1458, 1722, 1967, 2259, 2525, 2788, 3046, 3308, 3573, 3806)
+SEED_LABELS = tuple({"H": "positive", "N": "neutral", "S": "negative"}[letter] for letter in "HNSSNHSNHHNSNHS")
+SEED_SECONDS = 3810
+
+
+def write_seed(corpus: Corpus, subjects: int, seconds: int) -> None:
+    """SEED: n_1.cnt with 62 channels, M1, M2, VEO, HEO; 200 Hz instead of 1000; 15 film clips.
+
+    A recording of 3810 s has the published times; of another length, the same times in proportion.
+    """
+    for number in range(1, subjects + 1):
+        add_seed(corpus, f"{number}_1.cnt", f"{number:02d}", SEED_62, seconds)
+
+
+def write_seed_awkward(corpus: Corpus, seconds: int) -> None:
+    """Lower-case names, an ECG channel, a path with dots; a recording that ends inside the last clip."""
+    lower = tuple(channel.lower() for channel in SEED_62)
+    add_seed(corpus, "day.2/91_1.cnt", "91", lower, seconds, extra=("ECG",), note="lower case, path with a dot")
+    add_seed(corpus, "92_1.cnt", "92", SEED_62, seconds, length=seconds * 95 // 100, note="the last clip is cut short")
+
+
+def add_seed(corpus: Corpus, file: str, subject: str, names, seconds: int, *, length=None, extra=(), **facts) -> None:
+    """A SEED recording of `length` (default: all) of `seconds`, made minute by minute to spare memory."""
+    rate, length, rng = 200, length or seconds, corpus.rng(file)
+    scalp = [*names, "M1", "M2"]
+    channels = [*scalp, "VEO", "HEO", *extra]
+    times = np.array([SEED_STARTS, SEED_STOPS]).T * seconds / SEED_SECONDS
+    trials = [(*np.round(row, 3).tolist(), label) for row, label in zip(times, SEED_LABELS, strict=True)]
+    uv = np.empty((len(channels), length * rate), np.float32)
+    for first in range(0, length, 60):
+        last = min(first + 60, length)
+        states = [(max(start, first) - first, min(stop, last) - first, label) for start, stop, label in trials
+                  if start < last and stop > first]  # fmt: skip
+        samples, part = (last - first) * rate, slice(first * rate, last * rate)
+        uv[: len(scalp), part] = make_eeg(rng, corpus.subject(subject), scalp, rate, samples, states)
+        uv[len(scalp) :, part] = 25 * noise(rng, 2 + len(extra), samples, rate, slope=1.5)
+    corpus.add(file, uv, channels, rate, subject, events=trials, **facts)

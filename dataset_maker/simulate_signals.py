@@ -53,6 +53,37 @@ STATES = {
 }
 
 
+def spike_and_wave(time):
+    """A spike of 40 ms and the slow wave of a quarter of a second after it, from time 0 -> height 1."""
+    return np.exp(-(((time - 0.05) / 0.018) ** 2)) - 0.6 * np.exp(-(((time - 0.2) / 0.07) ** 2))
+
+
+def triphasic(time):
+    """A triphasic wave about time 0.5 s."""
+    return np.exp(-(((time - 0.5) / 0.05) ** 2)) - 0.6 * np.exp(-(((np.abs(time - 0.5) - 0.17) / 0.06) ** 2))
+
+
+def hump(time):
+    """One slow deflection of half a second about time 0.5 s, as an eye movement makes."""
+    return np.exp(-(((time - 0.5) / 0.15) ** 2))
+
+
+def sharp_wave(time):
+    """A negative wave of a tenth of a second about time 0.5 s."""
+    return -np.exp(-(((time - 0.5) / 0.035) ** 2))
+
+
+# What an event adds from its start on: uV at its centre (right, front), reach, waveform (None: the noise of a muscle).
+TRANSIENTS = {
+    "seiz": (110.0, (0.0, 0.4), 1.2, lambda time: spike_and_wave(time % (1 / 3))),
+    "spsw": (130.0, (-0.5, 0.3), 0.6, lambda time: spike_and_wave(time - 0.35)),
+    "gped": (100.0, (0.0, 0.3), 1.6, triphasic),
+    "pled": (110.0, (0.9, 0.0), 0.45, sharp_wave),
+    "eyem": (170.0, (0.0, 1.1), 0.5, hump),
+    "artf": (45.0, (-0.9, 0.1), 0.6, None),
+}
+
+
 @dataclass(frozen=True)
 class Subject:
     """What does not change between the recordings of a subject: alpha frequency (Hz), scales, slope of 1/f power."""
@@ -156,6 +187,15 @@ def make_eeg(rng, subject: Subject, names, rate: float, samples: int, states, ma
         hum = np.sin(2 * np.pi * mains * np.arange(samples) / rate + rng.uniform(0, 2 * np.pi))
         uv += rng.uniform(0.5, 4.0, (len(names), 1)) * hum
     return uv
+
+
+def add_transient(rng, uv: np.ndarray, names, rate: float, start: float, stop: float, label: str) -> None:
+    """Add the event `label` of TRANSIENTS, `start` to `stop` s, to the EEG (C, T) in place; its size varies by 25 %."""
+    height, centre, width, waveform = TRANSIENTS[label]
+    first, last = round(start * rate), min(round(stop * rate), uv.shape[1])
+    time = np.arange(last - first) / rate
+    wave = rng.standard_normal(time.size) * np.hanning(time.size) if waveform is None else waveform(time)
+    uv[:, first:last] += reach(names, centre, width)[:, None] * (rng.uniform(0.8, 1.25) * height * wave)
 
 
 def make_ecg(rng, rate: float, samples: int, uv: float = 600.0) -> np.ndarray:

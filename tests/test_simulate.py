@@ -20,35 +20,45 @@ from dataset_maker.simulate import LAYOUTS, simulate
 from dataset_maker.simulate_layouts import EEGMAT, MONTAGES
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = (".edf", ".bdf", ".eeg", ".fdt", ".cnt")
 BANDS = ((1, 4), (4, 8), (8, 13), (13, 30), (30, 45))
 
 
-def band_power(uv, rate):
-    """(C, T) -> log power in each band (C * bands,)."""
+def read(path):
+    """An MNE recording, loaded."""
+    if path.suffix == ".cnt":
+        return mne.io.read_raw_cnt(path, data_format="int32", preload=True, verbose="error")
+    return mne.io.read_raw(path, preload=True, verbose="error")
+
+
+def features(uv, rate):
+    """(C, T) -> log power in each band and log of the largest amplitude, by channel (C * 6,)."""
     power = np.abs(np.fft.rfft(uv)) ** 2
     hz = np.fft.rfftfreq(uv.shape[1], 1 / rate)
-    return np.log(np.stack([power[:, (hz >= low) & (hz < high)].mean(1) for low, high in BANDS], 1)).ravel()
+    bands = [power[:, (hz >= low) & (hz < high)].mean(1) for low, high in BANDS]
+    return np.log(np.stack([*bands, np.abs(uv).max(1)])).ravel()
 
 
-def windows(folder, truth, seconds, picks):
-    """Windows of each event -> features (W, F), root mean squares (W,), labels (W,), subjects (W,)."""
+def windows(folder, truth, seconds, names):
+    """Whole windows of each event -> features (W, F), log rms (W,), labels (W,), subjects (W,)."""
     rows = []
     for recording in truth:
-        raw = mne.io.read_raw(folder / recording["file"], preload=True, verbose="error")
-        uv, rate = raw.get_data(picks=picks) * 1e6, recording["rate"]
+        raw, rate = read(folder / recording["file"]), recording["rate"]
+        picks = [channel for name in names for channel in raw.ch_names if name in channel.replace("-", " ").split()]
+        uv = raw.get_data(picks=picks) * 1e6
         for start, stop, label in recording["events"]:
             for begin in np.arange(start, stop - seconds + 1e-6, seconds):
                 window = uv[:, round(begin * rate) : round((begin + seconds) * rate)]
-                rows.append((band_power(window, rate), np.log(window.std()), label, recording["subject"]))
+                rows.append((features(window, rate), np.log(window.std()), label, recording["subject"]))
     return [np.array(column) for column in zip(*rows, strict=True)]
 
 
-def across_subjects(features, labels, subjects):
+def across_subjects(inputs, labels, subjects):
     """Balanced accuracy on every third subject of a classifier fitted on the others."""
     test = np.isin(subjects, np.unique(subjects)[::3])
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500))
-    model.fit(features[~test], labels[~test])
-    return balanced_accuracy_score(labels[test], model.predict(features[test]))
+    model.fit(inputs[~test], labels[~test])
+    return balanced_accuracy_score(labels[test], model.predict(inputs[test]))
 
 
 def sums(folder):
@@ -67,7 +77,7 @@ def test_workload_looks_like_eegmat(workload):
     folder, truth = workload
     assert [recording["file"] for recording in truth[:3]] == ["Subject00_1.edf", "Subject00_2.edf", "Subject01_1.edf"]
     for recording in truth:
-        raw = mne.io.read_raw_edf(folder / recording["file"], preload=True, verbose="error")
+        raw = read(folder / recording["file"])
         assert raw.ch_names == [f"EEG {name}" for name in (*EEGMAT, "A2-A1")] + ["ECG ECG"] == recording["channels"]
         assert raw.info["sfreq"] == 500 and raw.n_times / 500 == recording["seconds"] == recording["events"][0][1]
         rms = raw.get_data(picks=range(19)).std() * 1e6
@@ -77,30 +87,41 @@ def test_workload_looks_like_eegmat(workload):
 
 
 def test_workload_is_learnt_from_rhythms_not_from_amplitude(workload):
-    features, amplitude, labels, subjects = windows(*workload, seconds=4, picks=range(19))
-    assert across_subjects(features, labels, subjects) > 0.95
+    inputs, amplitude, labels, subjects = windows(*workload, 4, EEGMAT)
+    assert inputs.shape == (12 * (17 + 15), 19 * 6)
+    assert across_subjects(inputs, labels, subjects) > 0.95
     assert across_subjects(amplitude[:, None], labels, subjects) < 0.7
 
 
 def test_pretrain_mixes_montages_and_rates(tmp_path):
     truth = simulate("pretrain", tmp_path, subjects=4, seconds=12)
     for recording, (names, rate) in zip(truth, MONTAGES, strict=True):
-        raw = mne.io.read_raw_edf(tmp_path / recording["file"], verbose="error")
+        raw = read(tmp_path / recording["file"])
         assert (tuple(raw.ch_names), raw.info["sfreq"], raw.n_times) == (names, rate, 12 * rate)
         assert recording["events"][0][0] == 0 and recording["events"][-1][1] == 12
 
 
 def test_same_seed_same_bytes_whatever_the_hash_seed(tmp_path):
     for hash_seed in ("1", "2"):
-        command = ["dataset_maker/simulate.py", "--layout", "Workload", "--out_dir", str(tmp_path / hash_seed)]
+        command = ["dataset_maker/simulate.py", "--layout", "custom", "--out_dir", str(tmp_path / hash_seed)]
         environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-        subprocess.run([sys.executable, *command, "--subjects", "1"], cwd=ROOT, env=environment, check=True)
-    simulate("Workload", tmp_path / "other seed", seed=1, subjects=1)
-    simulate("Workload", tmp_path / "more subjects", subjects=2)
-    first, more = sums(tmp_path / "1"), sums(tmp_path / "more subjects")
-    assert first == sums(tmp_path / "2")
-    for file in ("Subject00_1.edf", "Subject00_2.edf"):
-        assert first[file] == more[file] != sums(tmp_path / "other seed")[file]
+        options = ["--subjects", "4", "--seconds", "20", "--awkward"]  # each file format
+        subprocess.run([sys.executable, *command, *options], cwd=ROOT, env=environment, check=True)
+    first = sums(tmp_path / "1")
+    assert first == sums(tmp_path / "2") and {Path(file).suffix for file in first} >= {".edf", ".bdf", ".vhdr", ".fdt"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_seed_changes_the_signals_and_nothing_else_does(tmp_path, layout):
+    size = {"subjects": 1, "seconds": LAYOUTS[layout].min_seconds}
+    simulate(layout, tmp_path / "plain", **size)
+    simulate(layout, tmp_path / "other", **size, seed=1)
+    simulate(layout, tmp_path / "more", **size | {"subjects": 2}, awkward=True)
+    plain, other, more = (sums(tmp_path / name) for name in ("plain", "other", "more"))
+    signals = [file for file in plain if Path(file).suffix in DATA and "scoring" not in file]
+    assert signals
+    for file in signals:
+        assert plain[file] == more[file] != other[file]
 
 
 def test_a_folder_with_other_content_is_refused_and_left_alone(tmp_path):

@@ -1,0 +1,130 @@
+"""Simulated data of a user's own: a folder of recordings with a CSV of labels, and a BIDS root.
+
+Both hold the same experiment: imagined movement of the left or right hand for 4 s, every 7 s, 32 channels.
+"""
+
+import csv
+import io
+import json
+from functools import partial
+
+import numpy as np
+
+from dataset_maker.simulate_files import Corpus, truncate, write_edf_in_volts
+from dataset_maker.simulate_layouts import CAP_32
+from dataset_maker.simulate_signals import make_eeg
+
+LABELS = ("left hand", "right hand")
+FORMATS = ((".edf", 250), (".bdf", 256), (".vhdr", 500), (".set", 250))
+
+
+def make_trials(rng, seconds: int) -> list:
+    """Rows (start s, stop s, label), as many of one hand as of the other but for one."""
+    starts = np.arange(2.0, seconds - 4, 7)
+    hands = rng.permutation(np.arange(starts.size) % 2)
+    return [(start, start + 4, LABELS[hand]) for start, hand in zip(starts.tolist(), hands, strict=True)]
+
+
+def add_session(corpus: Corpus, file: str, subject: str, rate: int, seconds: int, *, names=CAP_32, spoil=None, **facts):
+    """One recording of the experiment; its trials are events and annotations. `spoil(uv)` changes it first."""
+    rng = corpus.rng(file)
+    trials = make_trials(rng, seconds)
+    uv = make_eeg(rng, corpus.subject(subject), names, rate, seconds * rate, trials)
+    if spoil:
+        spoil(uv)
+    corpus.add(file, uv, names, rate, subject, annotations=trials, events=trials, **facts)
+
+
+def table(header, rows, delimiter: str) -> str:
+    """A CSV or TSV table as text."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerows([header, *rows])
+    return text.getvalue()
+
+
+def write_labels(corpus: Corpus, more=()) -> None:
+    """labels.csv: file, start, stop, label, subject; a row for each event written so far, and `more` rows."""
+    rows = [
+        (recording["file"], start, stop, label, recording["subject"])
+        for recording in corpus.recordings
+        for start, stop, label in recording["events"]
+    ]
+    corpus.text("labels.csv", table(("file", "start", "stop", "label", "subject"), [*rows, *more], ","))
+
+
+def write_custom(corpus: Corpus, subjects: int, seconds: int) -> None:
+    """A folder a subject, in turn .edf (EDF+), .bdf, .vhdr and .set, two sessions each, and labels.csv at the top."""
+    for number in range(1, subjects + 1):
+        suffix, rate = FORMATS[(number - 1) % len(FORMATS)]
+        for session in ("a", "b"):
+            add_session(corpus, f"anna{number:02d}/session_{session}{suffix}", f"anna{number:02d}", rate, seconds)
+    write_labels(corpus)
+
+
+def flatten(uv) -> None:
+    """An electrode that recorded nothing."""
+    uv[5] = 0
+
+
+def blank(uv) -> None:
+    """Samples that are not numbers, as some exports mark a pause."""
+    uv[:, uv.shape[1] // 2 :][:, :50] = np.nan
+
+
+def write_custom_awkward(corpus: Corpus, seconds: int) -> None:
+    """Odd rates, lower-case names, dots in a path, bad recordings; labels of no recording and past an end."""
+    add = partial(add_session, corpus, seconds=seconds)
+    lower = [name.lower() for name in CAP_32]
+    add("berta.90/session.1.edf", "berta.90", 257, names=lower, note="lower-case names, odd rate, path with dots")
+    add("berta91/session_a.vhdr", "berta91", 128, note="75 Hz lies above Nyquist")
+    add("berta92/session_a.vhdr", "berta92", 250, spoil=blank, problem="nan")
+    add("berta93/session_a.edf", "berta93", 250, spoil=flatten, problem="flat", bad_channels=[CAP_32[5]])
+    add("berta94/session_a.edf", "berta94", 250, write=write_edf_in_volts, problem="unit")
+    add("berta95/session_a.edf", "berta95", 250, problem="truncated")
+    truncate(corpus.out_dir / "berta95/session_a.edf")
+    missing = ("nobody/session_a.edf", 2.0, 6.0, LABELS[0], "nobody")
+    beyond = ("anna01/session_a.edf", seconds - 1.0, seconds + 3.0, LABELS[1], "anna01")
+    write_labels(corpus, [missing, beyond])
+
+
+def bids_sidecars(corpus: Corpus, prefix: str, events) -> None:
+    """The files that BIDS wants beside a recording: _eeg.json, _channels.tsv, _events.tsv."""
+    recording = corpus.recordings[-1]
+    about = {"TaskName": "hands", "SamplingFrequency": recording["rate"], "PowerLineFrequency": 50,
+             "EEGReference": "average", "SoftwareFilters": "n/a"}  # fmt: skip
+    corpus.text(f"{prefix}_eeg.json", json.dumps(about, indent=1) + "\n")
+    channels = [(name, "EEG", "uV") for name in recording["channels"]]
+    corpus.text(f"{prefix}_channels.tsv", table(("name", "type", "units"), channels, "\t"))
+    rows = [(start, "n/a" if stop is None else stop - start, label) for start, stop, label in events]
+    corpus.text(f"{prefix}_events.tsv", table(("onset", "duration", "trial_type"), rows, "\t"))
+
+
+def add_bids(corpus: Corpus, folder: str, name: str, suffix: str, rate: int, seconds: int, *, more=(), **facts) -> None:
+    """A recording of a BIDS root, `folder`/eeg/`name`_eeg, and its sidecars; `more` events go into _events.tsv only."""
+    prefix = f"{folder}/eeg/{name}"
+    add_session(corpus, f"{prefix}_eeg{suffix}", name.split("_")[0], rate, seconds, **facts)
+    bids_sidecars(corpus, prefix, [*corpus.recordings[-1]["events"], *more])
+
+
+def write_bids(corpus: Corpus, subjects: int, seconds: int) -> None:
+    """A BIDS root: sub-NN/eeg/sub-NN_task-hands_eeg.*, every second subject with ses-01 and ses-02."""
+    corpus.text("dataset_description.json", json.dumps({"Name": "hands", "BIDSVersion": "1.10.0"}) + "\n")
+    names = [f"sub-{number:02d}" for number in range(1, subjects + 1)]
+    corpus.text("participants.tsv", table(("participant_id", "age"), [(name, 30) for name in names], "\t"))
+    for number, name in enumerate(names):
+        suffix, rate = FORMATS[number % len(FORMATS)]
+        if number % 2:
+            for session in ("ses-01", "ses-02"):
+                add_bids(corpus, f"{name}/{session}", f"{name}_{session}_task-hands", suffix, rate, seconds)
+        else:
+            add_bids(corpus, name, f"{name}_task-hands", suffix, rate, seconds)
+
+
+def write_bids_awkward(corpus: Corpus, seconds: int) -> None:
+    """Two runs, an odd rate, events of no or unknown label and no duration; a recording with NaN."""
+    more = [(1.0, None, "n/a"), (1.5, 2.5, "instruction")]
+    for run, rate in ((1, 257), (2, 250)):
+        stem = f"sub-90_task-hands_run-{run}"
+        add_bids(corpus, "sub-90", stem, ".edf", rate, seconds, more=more, note="runs, other events")
+    add_bids(corpus, "sub-91", "sub-91_task-hands", ".vhdr", 250, seconds, spoil=blank, problem="nan")
