@@ -1,0 +1,287 @@
+"""LaBraM: neural spectrum tokenizer, masked modelling of EEG, and classification (LaBraM, ICLR 2024, section 2).
+
+B batch · C channels · S seconds · N = C·S tokens, by channel, then second · D width · K width of a code
+An EEG token is one channel for one second: 200 samples in units of 100 uV. `chans` are rows of the channel table plus
+one, since row 0 of the position embedding belongs to the class token.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from torch import nn
+from torch.nn import functional as F
+
+from checkpointing import load_strictly, plain_names
+from errors import UserError
+from model.neural_transformer import TemporalConv, init_linear
+
+MAX_SECONDS = 16  # rows of time_embed: the longest window
+MAX_CHANS = 128  # rows of pos_embed beside the class token's: the rows of the channel table that can be embedded
+
+
+@dataclass(frozen=True)
+class LaBraMConfig:
+    n_layer: int = 12
+    n_head: int = 10
+    n_embd: int = 200
+    out_chans: int = 8  # of the temporal convolution
+    in_chans: int = 1  # 1: patches of EEG; else the width of the codes that a decoder reads
+    qkv_bias: bool = False
+    qk_norm: bool = True
+    layer_scale: float = 0.1  # initial value; 0: no layer scale
+    drop_path: float = 0.0  # of the last block; it grows linearly from 0
+
+
+BACKBONES = {
+    "tiny": LaBraMConfig(n_layer=2, n_head=4, n_embd=100, out_chans=4, layer_scale=0.1),  # for tests and trials
+    "base": LaBraMConfig(),
+    "large": LaBraMConfig(n_layer=24, n_head=16, n_embd=400, out_chans=16, layer_scale=1e-5),
+    "huge": LaBraMConfig(n_layer=48, n_head=16, n_embd=800, out_chans=32, layer_scale=1e-6),
+}
+CLASSIFIERS = {f"labram_{size}_patch200_200": config for size, config in BACKBONES.items()}
+MASKED_MODELS = {f"labram_{size}_patch200_1600_8k_vocab": config for size, config in BACKBONES.items()}
+
+
+class Attention(nn.Module):
+    def __init__(self, config: LaBraMConfig):
+        super().__init__()
+        self.n_head = config.n_head
+        width, head = config.n_embd, config.n_embd // config.n_head
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width)) if config.qkv_bias else None
+        self.v_bias = nn.Parameter(torch.zeros(width)) if config.qkv_bias else None
+        self.q_norm = nn.LayerNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(head, eps=1e-6) if config.qk_norm else nn.Identity()
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x):
+        bias = None
+        if self.q_bias is not None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias)
+        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.n_head)
+        y = F.scaled_dot_product_attention(self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v)
+        return self.proj(rearrange(y, "b h n d -> b n (h d)"))
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with layer scale (Touvron 2021) and stochastic depth (Huang 2016)."""
+
+    def __init__(self, config: LaBraMConfig, drop_path: float):
+        super().__init__()
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(config.n_embd, eps=1e-6)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.n_embd, eps=1e-6)
+        self.mlp = MLP(config.n_embd)
+        self.gamma_1 = self.gamma_2 = None
+        if config.layer_scale > 0:
+            self.gamma_1 = nn.Parameter(torch.full((config.n_embd,), config.layer_scale))
+            self.gamma_2 = nn.Parameter(torch.full((config.n_embd,), config.layer_scale))
+
+    def forward(self, x):
+        x = x + self._branch(self.attn(self.norm1(x)), self.gamma_1)
+        return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2)
+
+    def _branch(self, y, gamma):
+        y = y if gamma is None else gamma * y
+        if not (self.training and self.drop_path):
+            return y
+        keep = 1 - self.drop_path
+        return y * torch.bernoulli(y.new_full((len(y), 1, 1), keep)) / keep  # whole samples skip the branch
+
+
+class CodeEmbed(nn.Module):
+    """What stands for the temporal convolution where codes are the input."""
+
+    def __init__(self, code_dim: int, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(code_dim, width, kernel_size=1)
+
+    def forward(self, codes):
+        """codes (B, N, K) -> (B, N, D)."""
+        return rearrange(self.proj(rearrange(codes, "b n k -> b k n 1")), "b d n 1 -> b n d")
+
+
+class Backbone(nn.Module):
+    """Patches, class token, embeddings of channel and second, and the blocks (LaBraM, section 2.1)."""
+
+    def __init__(self, config: LaBraMConfig):
+        super().__init__()
+        self.config = config
+        width = config.n_embd
+        reads_eeg = config.in_chans == 1
+        self.patch_embed = TemporalConv(config.out_chans) if reads_eeg else CodeEmbed(config.in_chans, width)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + MAX_CHANS, width))
+        self.time_embed = nn.Parameter(torch.empty(1, MAX_SECONDS, width))
+        rates = torch.linspace(0, config.drop_path, config.n_layer).tolist()
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        for embedding in (self.cls_token, self.pos_embed, self.time_embed):
+            nn.init.trunc_normal_(embedding, std=0.02)
+        self.apply(init_linear)
+        for i, block in enumerate(self.blocks):
+            for projection in (block.attn.proj, block.mlp.fc2):
+                projection.weight.data.div_(math.sqrt(2.0 * (i + 1)))
+
+    def transform(self, tokens, chans, cls_chan):
+        """tokens (B, C·S, D); chans (B, C) rows of pos_embed, cls_chan (B,) the class token's -> (B, 1 + N, D)."""
+        seconds = tokens.size(1) // chans.size(1)
+        place = repeat(self.pos_embed[0, chans], "b c d -> b (c s) d", s=seconds)
+        time = repeat(self.time_embed[0, :seconds], "s d -> (c s) d", c=chans.size(1))
+        cls_token = self.cls_token[:, 0] + self.pos_embed[0, cls_chan]  # (B, D)
+        x = torch.cat([cls_token[:, None], tokens + place + time], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Encoder(Backbone):
+    """Features of every token; with codes as input, a decoder."""
+
+    def __init__(self, config: LaBraMConfig):
+        super().__init__(config)
+        self.fc_norm = nn.LayerNorm(config.n_embd, eps=1e-6)
+
+    def features(self, x, chans):
+        """x (B, N, 200) in 100 uV, or codes (B, N, K); chans (B, C) -> (B, N, D), not normalised yet."""
+        return self.transform(self.patch_embed(x), chans, torch.zeros_like(chans[:, 0]))[:, 1:]
+
+    def forward(self, x, chans):
+        """As `features`, normalised."""
+        return self.fc_norm(self.features(x, chans))
+
+
+class Classifier(Encoder):
+    """The mean of the patch tokens, normalised, to logits (LaBraM, section 2.4)."""
+
+    def __init__(self, config: LaBraMConfig, num_classes: int):
+        super().__init__(config)
+        self.head = nn.Linear(config.n_embd, num_classes)
+        init_linear(self.head)
+        self.head.weight.data.mul_(0.001)
+
+    def forward(self, x, chans):
+        """x (B, C, S, 200) in 100 uV; chans (B, C) -> logits (B, number of classes)."""
+        return self.head(self.fc_norm(self.features(x.flatten(1, 2), chans).mean(1)))
+
+    def freeze_backbone(self) -> None:
+        """Leave only `fc_norm` and `head` to train: a linear probe."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(("fc_norm.", "head.")))
+        for block in self.blocks:
+            block.drop_path = 0.0
+
+
+class Student(Backbone):
+    """The backbone whose masked tokens are replaced by `mask_token`."""
+
+    def __init__(self, config: LaBraMConfig, n_codes: int):
+        super().__init__(config)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, config.n_embd))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self.norm = nn.LayerNorm(config.n_embd, eps=1e-6)
+        self.lm_head = nn.Linear(config.n_embd, n_codes).requires_grad_(False)  # official: unused
+        init_linear(self.lm_head)
+
+    def forward(self, tokens, chans, masked):
+        """tokens (B, N, D), the embedded patches; chans (B, C); masked (B, N) bool -> features (B, N, D)."""
+        tokens = torch.where(masked[..., None], self.mask_token.to(tokens.dtype), tokens)
+        x = self.transform(tokens, chans, chans[:, 0])  # official: the class token takes the first channel's position
+        return self.norm(x)[:, 1:]
+
+
+class MaskedModel(nn.Module):
+    """Predicts the codes of masked tokens from the others, in two passes with complementary masks (section 2.3)."""
+
+    def __init__(self, config: LaBraMConfig, n_codes: int = 8192):
+        super().__init__()
+        self.student = Student(config, n_codes)
+        self.lm_head = nn.Linear(config.n_embd, n_codes)
+        init_linear(self.lm_head)
+        projection = nn.Linear(config.n_embd, config.n_embd)
+        self.projection_head = nn.Sequential(projection, nn.GELU()).requires_grad_(False)  # official: unused
+
+    def forward(self, x, chans, masked):
+        """x (B, C, S, 200) in 100 uV; chans (B, C); masked (B, N) bool -> logits of the masked tokens (M, n_codes), in
+        the order of `masked`, and of the others (B·N - M, n_codes) when those are masked instead."""
+        tokens = self.student.patch_embed(x.flatten(1, 2))  # both passes see the same patches
+        return tuple(self.lm_head(self.student(tokens, chans, mask)[mask]) for mask in (masked, ~masked))
+
+
+def random_mask(batch: int, tokens: int, generator: torch.Generator):
+    """Half of the tokens of each sample, drawn at random -> (batch, tokens) bool, on the CPU."""
+    order = torch.rand(batch, tokens, generator=generator).argsort(dim=1)
+    return order >= tokens // 2
+
+
+NO_DECAY = ("cls_token", "pos_embed", "time_embed")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+    """Optimizer groups {params, weight_decay, lr_scale} of the parameters to train.
+
+    Vectors and the embeddings of `NO_DECAY` do not decay. `lr_scale` multiplies the learning rate: 1 for the head, and
+    `layer_decay` times less for every block below (BEiT's layer-wise decay).
+    """
+    depth = len(getattr(model, "blocks", ()))
+    groups = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        free = parameter.dim() == 1 or name.split(".")[-1] in NO_DECAY
+        key = (layer_decay ** (depth + 1 - _layer(name, depth)), 0.0 if free else weight_decay)
+        group = groups.setdefault(key, {"params": [], "lr_scale": key[0], "weight_decay": key[1]})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _layer(name: str, depth: int) -> int:
+    first, *rest = name.split(".")
+    if first in ("cls_token", "mask_token", "pos_embed", "patch_embed"):
+        return 0
+    return int(rest[0]) + 1 if first == "blocks" else depth + 1  # official: time_embed is with the head
+
+
+DROPPED = ("loss", "teacher", "scaling")  # official: leftovers of training in released tokenizers, used by nobody
+UNUSED = ("mask_token", "norm.", "lm_head.", "projection_head.")  # of a masked model, not part of a classifier
+FRESH = ("fc_norm.", "head.")  # of a classifier, not part of a masked model
+OPTIONAL = {"attn.q_bias": "--qkv_bias or --disable_qkv_bias", "gamma_1": "--layer_scale_init_value"}
+
+
+def model_state(checkpoint: dict) -> dict:
+    """The state dict in a checkpoint, released or own, or the checkpoint itself where it is one; wrappers' prefixes and
+    what no model reads are left out."""
+    state = plain_names(checkpoint.get("model", checkpoint.get("module", checkpoint)))
+    return {name: value for name, value in state.items() if not name.startswith(DROPPED)}
+
+
+def load_pretrained(model: Classifier, state: dict, source: str) -> tuple[list[str], list[str]]:
+    """Load a masked model (`student.*`) or a classifier (plain names) into a classifier.
+
+    The whole backbone must fit: names and shapes. Returns the names of the checkpoint that were left out, and those of
+    the model that keep their initial values. Raises UserError when the backbone does not fit.
+    """
+    given = {name.removeprefix("student."): name for name in state}
+    own = model.state_dict()
+    for part, flags in OPTIONAL.items():
+        if any(part in name for name in own) != any(part in name for name in given):
+            raise UserError(f"{source} and this model differ in {part}: give the {flags} that it was trained with")
+    resized = {name for name in given if name.startswith("head.") and state[given[name]].shape != own[name].shape}
+    left_out = {name for name in given if name.startswith(UNUSED)} | resized
+    fresh = [name for name in own if name.startswith(FRESH) and name not in given.keys() - resized]
+    loaded = {name: state[original] for name, original in given.items() if name not in left_out}
+    load_strictly(model, {name: own[name] for name in fresh} | loaded, source)
+    return [name for name in state if name.removeprefix("student.") in left_out], fresh
