@@ -45,9 +45,9 @@ class VQ(nn.Module):
         self.decoder_freq = NeuralTransformer(decoder)
         self.decoder_raw = NeuralTransformer(decoder)
         self.quantize = Quantizer(n_codes, code_dim)
-        self.encode_task_layer = _head(width, code_dim)
-        self.decode_task_layer_freq = _head(decoder.n_embd, N_BINS)
-        self.decode_task_layer_raw = _head(decoder.n_embd, PATCH_SIZE)
+        self.encode_task_layer = task_head(width, code_dim)
+        self.decode_task_layer_freq = task_head(decoder.n_embd, N_BINS)
+        self.decode_task_layer_raw = task_head(decoder.n_embd, PATCH_SIZE)
 
     def encode(self, x, chans, time, valid=None):
         """x (B, N, 200) in 100 uV; chans, time (B, N) int; valid (B, N) bool or None
@@ -56,6 +56,13 @@ class VQ(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             codes, indices, distance = self.quantize(self.encode_task_layer(features.float()), valid)
         return codes, indices, distance, features
+
+    @torch.no_grad()
+    def tokenize(self, eeg: dict):
+        """eeg: x (B, N, 200) in 100 uV, chans, time (B, N), valid (B, N) or None -> what stage 2 predicts, the code
+        indices (B, N), and what it reads, the features (B, N, D), from one pass of the encoder."""
+        _, indices, _, features = self.encode(eeg["x"], eeg["chans"], eeg["time"], eeg["valid"])
+        return indices, features
 
     def decode(self, codes, chans, time, valid=None):
         """codes (B, N, K) -> z-scored amplitude spectrum (B, N, 100) and z-scored signal (B, N, 200)."""
@@ -174,10 +181,11 @@ def reconstruction_targets(x, valid=None):
     (B, N, 100) and the signal (B, N, 200), each z-scored over the valid tokens of its sample."""
     x = x.float()
     spectrum = torch.fft.fft(x).abs()  # z-scored over all 200 bins, of which the second half mirrors the first
-    return _zscore(spectrum, valid)[..., :N_BINS], _zscore(x, valid)
+    return zscore(spectrum, valid)[..., :N_BINS], zscore(x, valid)
 
 
-def _zscore(x, valid):
+def zscore(x, valid=None):
+    """x (B, N, F) with mean 0 and deviation 1 over the valid tokens and features of each sample; valid (B, N) bool."""
     weight = x.new_ones(x.shape[:2]) if valid is None else valid.to(x.dtype)
     weight = weight[..., None]  # (B, N, 1)
     count = weight.sum(dim=(1, 2), keepdim=True) * x.size(-1)
@@ -186,6 +194,7 @@ def _zscore(x, valid):
     return (x - mean) / variance.sqrt().clamp(min=1e-8) * weight  # a flat sample has targets of 0, not NaN
 
 
-def _head(width: int, out: int) -> nn.Sequential:
+def task_head(width: int, out: int) -> nn.Sequential:
+    """Linear, tanh, linear: from features to codes, and from features to what a decoder predicts."""
     head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, out))
     return head.apply(init_linear)
