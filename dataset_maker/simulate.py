@@ -51,8 +51,10 @@ def simulate(layout: str, out_dir, seed: int = 0, subjects=None, seconds=None, a
     """Write a raw corpus into `out_dir`; the same arguments give the same bytes on every machine.
 
     Returns, and writes as truth.json, one dict a recording: file, subject, channels (as in the file), rate (Hz),
-    seconds, events (rows of start s, stop s, label) and the layout's own facts. Raises UserError on an unknown layout,
-    a size that is too small, and a folder that holds anything else.
+    seconds, events (rows of start s, stop s, label), problem (None, or why a maker must refuse it: channels, duplicate,
+    flat, labels, nan, short, truncated, unit), and where they apply note, split, bad_channels, missing_channels.
+    `awkward` adds the odd and the defective recordings. Raises UserError on an unknown layout, a size that is too small,
+    and a folder that holds anything else.
     """
     if layout not in LAYOUTS:
         raise errors.UserError(f"layout {layout!r} is unknown: choose one of {', '.join(LAYOUTS)}")

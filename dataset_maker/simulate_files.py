@@ -40,8 +40,9 @@ class Corpus:
     def add(self, file: str, uv, names, rate: float, subject: str, *, write=None, annotations=(), events=(), **facts):
         """Write recording `file` (relative) in the format of its suffix, or with `write`, and note what is in it.
 
-        `events` are rows (start s, stop s, label); `facts` whatever else is true of the recording, such as its split or
-        the `problem` for which a maker must refuse it (None: it must not).
+        `events` are rows (start s, stop s, label); `facts` whatever else is true of the recording: its `split`; the
+        `problem` for which a maker must refuse it (a maker that takes any channels may drop the `bad_channels` instead);
+        or a `note` of what is odd about it, which no maker may stumble over.
         """
         path = self.out_dir / file
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -96,10 +96,10 @@ def write_tuab(corpus: Corpus, subjects: int, seconds: int) -> None:
 
 
 def write_tuab_awkward(corpus: Corpus, seconds: int) -> None:
-    """An older release's deeper path, with a dot; lower-case names; extra channels; an electrode that is missing."""
+    """An older release's deeper path, with dots; lower-case names; extra channels; electrodes missing, or flat."""
     events = [(0, seconds, "abnormal")]
     add = partial(add_recording, corpus, seconds=seconds, states="abnormal", events=events, split="train")
-    top, names = "edf/train/abnormal/01_tcp_ar", [patient(number) for number in range(900, 904)]
+    top, names = "edf/train/abnormal/01_tcp_ar", [patient(number) for number in range(900, 905)]
     older = f"{top}/000/{names[0]}/s004_2013.08.15/{names[0]}_s004_t000.edf"
     add(older, names[0], note="deeper path, with dots")
     lower = {"names": [f"eeg {channel.lower()}-ref" for channel in CHANNELS], "extra": ("EMG-REF", "IBI")}
@@ -107,6 +107,8 @@ def write_tuab_awkward(corpus: Corpus, seconds: int) -> None:
     add(f"{top}/{names[2]}_s001_t000.edf", names[2], reference="LE", note="linked ears")
     fewer = [f"EEG {channel}-REF" for channel in CHANNELS[:-2]]
     add(f"{top}/{names[3]}_s001_t000.edf", names[3], names=fewer, problem="channels", missing_channels=["T1", "T2"])
+    file = f"{top}/{names[4]}_s001_t000.edf"
+    add(file, names[4], spoil=flatten, problem="flat", bad_channels=["EEG F3-REF"])
 
 
 def add_tuev(corpus: Corpus, file: str, subject: str, seconds: int, rows, **facts) -> None:
