@@ -10,32 +10,21 @@ the published ones. n windows · A answers.
 """
 
 import argparse
-import json
-import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 import torch.distributed as dist
 
-from errors import UserError, run
+import errors
+from dataset.batches import collate_eeg
+from dataset.text import load_tokenizer
+from errors import UserError
 from metrics import bootstrap_intervals, count_confusion, default_metrics, explain_labels, primary_metric, score_metrics
-
-PUBLISHED = Path(__file__).parent / "docs" / "published.csv"
-HARD = ("auc_pr_hard", "auroc_hard")  # of the answers alone, as NeuroLM's published ones are
-COLUMNS = {
-    "balanced_accuracy": "BAcc",
-    "auc_pr": "AUC-PR",
-    "auroc": "AUROC",
-    "kappa": "kappa",
-    "weighted_f1": "weighted F1",
-    "accuracy": "accuracy",
-    "auc_pr_hard": "AUC-PR hard",
-    "auroc_hard": "AUROC hard",
-}
+from results import HARD, PUBLISHED, compare_runs, read_run, results_table, write_results
+from utils import evaluation_loader
 
 
 class Predictions(NamedTuple):
@@ -155,124 +144,36 @@ def _score_recordings(recordings, predictions, names) -> dict[str, float]:
     return score_metrics(labels, means, sums.shape[1], names)
 
 
-def write_results(out_dir, evaluations, **about) -> Path:
-    """Write `results.json` and, for each evaluation, `predictions_<dataset>_<split>.csv`; returns the former's path.
+def answer_tasks(model, windows: dict, split: str, batch_size: int, run, num_workers: int = 0) -> list[Evaluation]:
+    """Let a NeuroLM answer the labelled windows of each task ({task: Windows}) by the likelihood of its options."""
+    tokenizer = load_tokenizer()
+    model.eval()
+    evaluations = []
+    for task, task_windows in windows.items():
+        prompt = torch.tensor(task.prompt(tokenizer), device=run.device)
+        options, whole = task.options(tokenizer), not task.first_tokens_differ
 
-    `about` (JSON values) is stored with the numbers: `method` names what runs of other seeds share. NaN becomes null.
-    """
-    out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    results = []
-    for result in evaluations:
-        csv_name = f"predictions_{result.dataset}_{result.split}.csv"
-        _replace(out_dir / csv_name, result.windows.to_csv(index=False))
-        results.append(
-            {
-                "dataset": result.dataset,
-                "split": result.split,
-                "answers": result.answers,
-                "windows": len(result.windows),
-                "recordings": result.windows["recording"].nunique(),
-                "subjects": result.windows["subject"].nunique(),
-                "metrics": _without_nan(result.metrics),
-                "intervals_95": result.intervals,
-                "recording_metrics": _without_nan(result.recording_metrics),
-                "confusion": result.confusion.tolist(),
-                "unanswered": result.unanswered,
-                "notes": result.notes,
-                "predictions": csv_name,
-            }
-        )
-    path = out_dir / "results.json"
-    _replace(path, json.dumps({"about": about, "results": results}, indent=1, allow_nan=False) + "\n")
-    return path
+        def predict(batch, prompt=prompt, options=options, whole=whole):
+            question = batch | {"tokens": prompt.expand(len(batch["label"]), -1)}
+            with run.autocast():
+                likelihoods = model.score_answers(question, options, whole)
+            return batch["index"], batch["label"], likelihoods.double().softmax(-1)
+
+        batches = evaluation_loader(task_windows, batch_size, run, collate_eeg, num_workers)
+        evaluations.append(
+            evaluate(
+                collect(predict, batches, len(task_windows)), task_windows.describe(), name=task.name, split=split,
+                answers=task.answers, metrics=task.metrics,
+            )
+        )  # fmt: skip
+    return evaluations
 
 
-def _without_nan(metrics) -> dict:
-    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
-
-
-def _replace(path: Path, text: str):
-    """Write a file in whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def results_table(evaluations) -> str:
-    """One Markdown table in the papers' form, a row for each dataset, split and level, and the notes under it."""
-    names = [name for name in COLUMNS if name not in HARD and any(name in result.metrics for result in evaluations)]
-    rows, notes = [], []
-    for result in evaluations:
-        primary = primary_metric(len(result.answers))
-        interval = result.intervals.get(primary)
-        said = f"{COLUMNS[primary]} {interval[0]:.3f} .. {interval[1]:.3f}" if interval else "-"
-        levels = [("windows", len(result.windows), result.metrics, said)]
-        if result.recording_metrics:
-            levels.append(("recordings", result.windows["recording"].nunique(), result.recording_metrics, "-"))
-        for level, count, metrics, interval_said in levels:
-            cells = [_format([metrics[name]]) if name in metrics else "-" for name in names]
-            rows.append([result.dataset, result.split, f"{count} {level}", *cells, interval_said])
-        notes += [f"{result.dataset} {result.split}: {note}" for note in result.notes]
-    header = ["dataset", "split", "of", *(COLUMNS[name] for name in names), "95 % interval (subjects)"]
-    return "\n".join([_draw_table(header, rows), *notes])
-
-
-def _format(values) -> str:
-    """One value, or mean +- sample standard deviation of several; "undefined" where one is NaN."""
-    if any(value is None or math.isnan(value) for value in values):
-        return "undefined"
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
-
-
-def _draw_table(header, rows) -> str:
-    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    cells = [[str(cell).ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def read_run(path) -> dict:
-    """A run's results.json, given the file or its folder; UserError where it is missing or not such a file."""
-    path = Path(path)
-    path = path / "results.json" if path.is_dir() else path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rows = [(row["dataset"], row["split"], row["metrics"], row["recording_metrics"]) for row in content["results"]]
-        return {"path": path, "method": content["about"].get("method", path.parent.name), "rows": rows}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no results.json of a run ({error!r}): give folders that an evaluation wrote"
-        ) from error
-
-
-def compare_runs(runs, published: pd.DataFrame, split: str) -> str:
-    """For each dataset a Markdown table of the published rows and of `runs` (as read_run gives them), by method."""
-    ours = {}  # dataset -> (method, level) -> the metrics of each run
-    for item in runs:
-        for dataset, row_split, metrics, recording_metrics in item["rows"]:
-            if row_split == split:
-                methods = ours.setdefault(dataset, {})
-                methods.setdefault((item["method"], "windows"), []).append(metrics)
-                if recording_metrics:
-                    methods.setdefault((item["method"], "recordings"), []).append(recording_metrics)
-    if not ours:
-        raise UserError(f"none of the runs has results on split {split!r}: choose another --split")
-    tables = []
-    for dataset, methods in ours.items():
-        known = published[published["dataset"] == dataset].to_dict("records")
-        names = [name for name in COLUMNS if any(name in metrics for group in methods.values() for metrics in group)]
-        rows = []
-        for row in known:
-            cells = ["-" if math.isnan(row.get(name, math.nan)) else f"{row[name]:.4f}" for name in names]
-            rows.append([row["method"], *cells, row["source"]])
-        for (method, level), group in methods.items():
-            cells = [_format([metrics.get(name) for metrics in group]) for name in names]
-            rows.append([f"{method}, {level}", *cells, f"{len(group)} runs here" if len(group) > 1 else "1 run here"])
-        header = ["method", *(COLUMNS[name] for name in names), "source"]
-        tables.append(f"{dataset} ({split})\n\n{_draw_table(header, rows)}")
-    return "\n\n".join(tables)
+def report(out_dir, evaluations, run, **about) -> None:
+    """Write the results and print their table, on the main process."""
+    if run.main:
+        path = write_results(out_dir, evaluations, **about)
+        print(f"\n{results_table(evaluations)}\nwritten to {path}")
 
 
 def get_args(argv=None):
@@ -285,9 +186,6 @@ def get_args(argv=None):
 
 def main(args):
     runs = [read_run(path) for path in args.runs]
-    paths = [item["path"].resolve() for item in runs]
-    if len(set(paths)) < len(paths):
-        raise UserError("a run is given twice: name each one once")
     try:
         published = pd.read_csv(args.published)
     except (OSError, ValueError) as error:
@@ -296,4 +194,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, get_args)
+    errors.run(main, get_args)

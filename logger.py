@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import uuid
 from pathlib import Path
 
@@ -37,7 +38,10 @@ class Logger:
         self.metrics = out_dir / "metrics.jsonl"
         self._drop_after(first_step)
         self.file = open(self.metrics, "a", buffering=1)  # noqa: SIM115 - closed by `close`
-        self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True, mininterval=1.0)
+        interval = 1.0 if sys.stderr.isatty() else 30.0  # a log file needs no living bar
+        self.bar = tqdm(
+            total=total_steps, initial=first_step, unit="step", dynamic_ncols=True, mininterval=interval, miniters=1
+        )
         self.wandb = _start_wandb(out_dir, config, first_step > 0, **wandb) if wandb else None
         self.board = None
         if tensorboard_dir:
@@ -65,7 +69,7 @@ class Logger:
         finite = {name: value if math.isfinite(value) else None for name, value in plain.items()}
         self.file.write(json.dumps({"step": step, **finite}) + "\n")
         if "train/loss" in plain:
-            self.bar.set_postfix(loss=f"{plain['train/loss']:.4f}")
+            self.bar.set_postfix(loss=f"{plain['train/loss']:.4f}", refresh=False)
         if self.wandb:
             self.wandb.log(plain, step=step)
         if self.board:

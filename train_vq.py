@@ -16,13 +16,12 @@ import errors
 from dataset.batches import collate_eeg
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
-from logger import Logger, public_config
 from model.gpt import GPT
 from model.neurolm import LM_SIZES
 from model.quantizer import codebook_use
 from model.vq import VQ_SIZES, VQ_Align, reversal_weight
-from training import Trainer, provenance
-from utils import Loader, evaluation_loader, learning_rates, make_optimizer, start_run
+from training import manifest_hashes, resumes, start_training
+from utils import Loader, evaluation_loader, start_run
 
 
 def get_args(argv=None):
@@ -75,7 +74,6 @@ def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
     run = start_run(args.device, args.dtype, args.seed)
     out_dir = Path(args.out_dir) / "checkpoints" / "VQ"
-    checkpoint = out_dir / "ckpt.pt"
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
@@ -94,32 +92,18 @@ def main(args):
     # -------------------------------------------------------------------------------------------------------- model
     raw_model = VQ_Align.from_size(args.size)
     pretrained = LM_SIZES[args.size].gpt2 and args.init_from == "gpt2"
-    if pretrained and not (args.resume and checkpoint.is_file()):
+    if pretrained and not resumes(args, out_dir):
         with run.main_first():
             gpt2 = GPT.from_pretrained(args.gpt2_path or "gpt2")  # the tokenizer of every size has GPT-2 B's width
         raw_model.set_text_embedding(gpt2.transformer.wte.weight)
     raw_model.to(run.device)
 
-    # ---------------------------------------------------------------------------------------------------- optimizer
-    optimizer = make_optimizer(
-        raw_model, args.learning_rate, (args.beta1, args.beta2), args.weight_decay, run.device
-    )
-    final_lr = args.min_lr if args.decay_lr else args.learning_rate
-    rates = learning_rates(args.learning_rate, final_lr, steps, args.warmup_epochs * loader.steps_per_epoch)
-    config = public_config(args)
-    trainer = Trainer(
-        raw_model, run, optimizer, rates, checkpoint,
-        extra=raw_model.config_args() | provenance(config, folders),
-        epochs=args.epochs, grad_clip=args.grad_clip, compile=args.compile, log_interval=args.log_interval,
-        save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
-        save_ckpt_freq=args.save_ckpt_freq,
+    # -------------------------------------------------------------------------------------------- optimizer, resume
+    trainer = start_training(
+        raw_model, run, args, out_dir,
+        steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
+        extra=raw_model.config_args() | {"datasets": manifest_hashes(folders)},
     )  # fmt: skip
-
-    # ------------------------------------------------------------------------------------------------------- resume
-    if args.resume:
-        trainer.resume()
-    wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}
-    trainer.logger = Logger(out_dir, run, config, steps, trainer.step, wandb if args.wandb_log else None)
 
     # --------------------------------------------------------------------------------------------------------- loop
     for epoch in trainer.epochs():
@@ -127,10 +111,9 @@ def main(args):
             eeg_tokens = run.sum_on_host(sum(batch["tokens_eeg"] for batch in micro_batches))
             text_tokens = args.text_batch_size * args.block_size * run.world_size * len(micro_batches)
             for i, batch in enumerate(micro_batches):
-                rows = run.rows(i, args.text_batch_size)
-                tokens = torch.from_numpy(text.windows(args.seed, trainer.step, rows)[0]).to(run.device)
+                english = text.batch(args.seed, trainer.step, run.rows(i, args.text_batch_size))
                 with trainer.forward(last=batch is micro_batches[-1]):
-                    sums = trainer.model(batch, tokens, reversal_weight(trainer.step / steps))
+                    sums = trainer.model(batch, english["tokens"].to(run.device), reversal_weight(trainer.step / steps))
                 losses = {name: sums[name] / eeg_tokens for name in ("commitment", "frequency", "raw", "domain_eeg")}
                 losses["domain_text"] = sums["domain_text"] / text_tokens
                 trainer.backward(losses)

@@ -20,9 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from checkpointing import load_strictly, plain_names, read_checkpoint, write_checkpoint
 from errors import UserError
-from logger import Logger
-from utils import Loader, Run, seed_everything, wrap
+from logger import Logger, public_config
+from utils import Loader, Run, learning_rates, make_optimizer, seed_everything, wrap
 
+NEWEST = "ckpt.pt"  # the checkpoint that a run continues from
+BEST = "ckpt-best.pt"  # the model of the epoch with the best validation
 REQUEUE = 75  # exit status of a run that was told to stop and has saved its state: run the same command again
 
 
@@ -194,10 +196,23 @@ class Trainer:
                 write_checkpoint(state, path)
         self._last_save = time.monotonic()
 
-    def resume(self) -> bool:
-        """Continue from the newest checkpoint, if there is one."""
-        if not self.checkpoint.is_file():
-            return False
+    def keep_best(self, score: float) -> None:
+        """Keep the model as it is now, if `score` beats every epoch before; NaN beats none."""
+        if score > self.best:
+            self.best = score
+            if self.run.main:
+                model = {"model": self.raw_model.state_dict(), "iter_num": self.step, "epoch": self.epoch + 1}
+                write_checkpoint(model | {"best": score} | self.extra, self.checkpoint.with_name(BEST))
+
+    def load_best(self) -> None:
+        """Take the weights that `keep_best` kept; without any, the last ones stay."""
+        path = self.checkpoint.with_name(BEST)
+        self.run.barrier()
+        if path.is_file() and self.best > float("-inf"):
+            load_strictly(self.raw_model, plain_names(read_checkpoint(path)["model"]), str(path))
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint."""
         state = read_checkpoint(self.checkpoint)
         if state.get("total_steps", self.total_steps) != self.total_steps:
             self.run.say(
@@ -210,17 +225,47 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.epoch, self.best = state["iter_num"], state["epoch"], state.get("best", float("-inf"))
         self.run.say(f"resumed {self.checkpoint} at step {self.step} of {self.total_steps}")
-        return True
 
 
-def provenance(config: dict, folders: list[Path]) -> dict:
-    """What made a checkpoint: flags, versions, git commit, and the hashes of what describes the data."""
+def start_training(raw_model, run: Run, args, out_dir: Path, *, steps: int, warmup_steps: int, extra: dict) -> Trainer:
+    """Optimizer, schedule, trainer, the newest checkpoint of `out_dir` and the logs, from the flags that the scripts of
+    NeuroLM share. extra: what the checkpoints hold beside the state of the training."""
+    betas = (args.beta1, args.beta2)
+    optimizer = make_optimizer(raw_model, args.learning_rate, betas, args.weight_decay, run.device)
+    final_lr = args.min_lr if args.decay_lr else args.learning_rate
+    config = public_config(args)
+    trainer = Trainer(
+        raw_model, run, optimizer, learning_rates(args.learning_rate, final_lr, steps, warmup_steps), out_dir / NEWEST,
+        extra=extra | provenance(config),
+        epochs=args.epochs, grad_clip=args.grad_clip, compile=args.compile, log_interval=args.log_interval,
+        save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
+        save_ckpt_freq=args.save_ckpt_freq,
+    )  # fmt: skip
+    if resumes(args, out_dir):
+        trainer.resume()
+    wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}
+    trainer.logger = Logger(out_dir, run, config, steps, trainer.step, wandb if args.wandb_log else None)
+    return trainer
+
+
+def resumes(args, out_dir: Path) -> bool:
+    """Whether this run continues an earlier one."""
+    return args.resume and (out_dir / NEWEST).is_file()
+
+
+def provenance(config: dict) -> dict:
+    """What made a checkpoint: flags, versions, git commit."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     ).stdout.strip()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    manifests = {}
+    return {"config": config, "versions": versions, "git_commit": commit or "unknown"}
+
+
+def manifest_hashes(folders: list[Path]) -> dict[str, dict[str, str]]:
+    """sha256 of the files that describe each dataset folder."""
+    hashes = {}
     for folder in folders:
         files = [folder / name for name in ("manifest.csv", "dataset.yaml") if (folder / name).is_file()]
-        manifests[folder.name] = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    return {"config": config, "versions": versions, "git_commit": commit or "unknown", "datasets": manifests}
+        hashes[folder.name] = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return hashes

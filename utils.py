@@ -79,14 +79,19 @@ class Run:
         if self.main:
             print(message, flush=True)
 
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            dist.barrier()
+
     @contextlib.contextmanager
     def main_first(self):
         """The main process does the block before the others, so that a download happens once."""
-        if self.world_size > 1 and not self.main:
-            dist.barrier()
+        if not self.main:
+            self.barrier()
         yield
-        if self.world_size > 1 and self.main:
-            dist.barrier()
+        if self.main:
+            self.barrier()
 
 
 def start_run(device: str = "auto", dtype: str = "auto", seed: int = 1337) -> Run:

@@ -10,7 +10,7 @@ from torch.utils.data import ConcatDataset
 
 from dataset.channels import PAD_ROW
 from dataset.tasks import Task
-from dataset.windows import RATE
+from dataset.windows import RATE, Windows
 
 
 def to_tokens(eeg: np.ndarray, rows: np.ndarray):
@@ -70,9 +70,9 @@ def collate_prediction(samples: list[dict]) -> dict:
 class QuestionWindows(ConcatDataset):
     """The labelled windows of several tasks, each with its question; a sample is that of `Windows` and `task`."""
 
-    def __init__(self, tasks: list[Task], windows: list):
-        super().__init__(windows)
-        self.tasks = tasks
+    def __init__(self, windows: dict[Task, Windows]):
+        super().__init__(windows.values())
+        self.tasks = list(windows)
 
     def __getitem__(self, i: int) -> dict:
         task = int(np.searchsorted(self.cumulative_sizes, i, side="right"))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from dataset.recordings import describe_dataset, find_datasets
 from dataset.text import END_TOKEN, SEP_TOKEN, load_tokenizer
 from errors import UserError
 
@@ -151,6 +152,35 @@ def load_tasks(names, max_tokens: int = MAX_TOKENS) -> list[Task]:
             raise UserError(f"two tasks are named {task.name!r} (the second from {name}): rename or remove one")
         tasks[task.name] = task
     return list(tasks.values())
+
+
+def find_tasks(dataset_dir, names=None) -> dict[Task, Path]:
+    """The tasks asked for, or every row of TASKS that has a dataset under `dataset_dir`, each with its dataset folder.
+
+    A known task's folder is `dataset_dir/<name>`, or `dataset_dir` itself where that is the dataset of this name.
+    Raises UserError for a task without its dataset, labels that do not fit the answers, and when there is no task.
+    """
+    folders = {describe_dataset(folder)["name"]: folder for folder in find_datasets(dataset_dir)}
+    folders |= {folder.name: folder for folder in find_datasets(dataset_dir)}
+    tasks = load_tasks(names) if names else [task for name, task in TASKS.items() if name in folders]
+    if not tasks:
+        raise UserError(
+            f"{dataset_dir} holds {', '.join(folders)}, none of the known tasks ({', '.join(TASKS)}); make one with "
+            "dataset_maker/make_<task>.py, or describe your own in YAML: --tasks my_task.yaml"
+        )
+    found = {}
+    for task in tasks:
+        if task.dataset is None and task.name not in folders:
+            raise UserError(
+                f"task {task.name}: no dataset {task.name} under {dataset_dir}, which holds {', '.join(folders)}; "
+                f"make it with dataset_maker/make_{task.name}.py"
+            )
+        folder = Path(task.dataset) if task.dataset else folders[task.name]
+        labels = describe_dataset(folder)["labels"]
+        if labels:
+            task.check_labels(labels, folder / "dataset.yaml")
+        found[task] = folder
+    return found
 
 
 def read_task(path, max_tokens: int = MAX_TOKENS) -> Task:

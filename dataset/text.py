@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tiktoken
+import torch
 from tiktoken_ext import openai_public
 
 from errors import UserError
@@ -109,6 +110,9 @@ class TextTokens:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __reduce__(self):
+        return TextTokens, (self.path, self.block_size)  # a copy for another process maps the file again
+
     @property
     def n_windows(self) -> int:
         """Number of windows of `sequential`: they do not overlap, and the rest at the end is left out."""
@@ -122,6 +126,11 @@ class TextTokens:
         """
         last = len(self) - self.block_size
         return self._cut([np.random.default_rng([seed, step, row]).integers(last) for row in rows])
+
+    def batch(self, seed: int, step: int, rows) -> dict[str, torch.Tensor]:
+        """`windows` as a batch of text: tokens and target (R, L)."""
+        tokens, target = self.windows(seed, step, rows)
+        return {"tokens": torch.from_numpy(tokens), "target": torch.from_numpy(target)}
 
     def sequential(self, rows) -> tuple[np.ndarray, np.ndarray]:
         """Fixed windows 0 .. n_windows - 1 for validation: x and its next tokens y, (R, L) int64."""

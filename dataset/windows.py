@@ -3,11 +3,14 @@
 C channels · T = S·200 samples of a window · W windows
 """
 
+from pathlib import Path
+
 import numpy as np
 from torch.utils.data import Dataset
 
 from dataset.channels import channel_rows
 from dataset.recordings import Recording, RecordingReader, describe_dataset, find_datasets, open_dataset, segments
+from dataset.tasks import Task
 from errors import UserError
 
 RATE = 200  # Hz
@@ -40,6 +43,15 @@ class Windows(Dataset):
             "label": label,
             "index": i,
             "file": recording.name,
+        }
+
+    def describe(self) -> dict[str, list]:
+        """Where each window comes from: recording, subject, and its start in seconds."""
+        recordings = [self.recordings[number] for number in self.index[:, 0]]
+        return {
+            "recording": [recording.name for recording in recordings],
+            "subject": [recording.subject for recording in recordings],
+            "start": (self.index[:, 1] / RATE).tolist(),
         }
 
     @classmethod
@@ -118,3 +130,8 @@ def pretraining_windows(folders, split: str, max_tokens: int) -> Windows:
     """Continuous windows of a split of all folders, each as long as fits into `max_tokens` tokens."""
     recordings = [recording for folder in folders for recording in open_dataset(folder, split)]
     return Windows.continuous(recordings, lambda channels: window_seconds(channels, max_tokens))
+
+
+def open_tasks(tasks: dict[Task, Path], split: str) -> dict[Task, Windows]:
+    """The labelled windows of a split of each task's dataset folder."""
+    return {task: Windows.labelled(open_dataset(folder, split)) for task, folder in tasks.items()}

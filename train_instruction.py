@@ -1,0 +1,171 @@
+"""Stage 3 of NeuroLM: multi-task instruction tuning, and the table of answers (NeuroLM, section 2.4).
+
+CPU smoke:  python train_instruction.py --size tiny --dataset_dir data --out_dir runs/smoke --max_steps 9
+one GPU:    python train_instruction.py --dataset_dir data --out_dir runs/neurolm --gradient_accumulation_steps 8
+one node:   torchrun --nproc_per_node=8 train_instruction.py --dataset_dir data --out_dir runs/neurolm --wandb_log
+
+Trains on every known task with a dataset under --dataset_dir, or on --tasks; keeps the epoch that answers the
+validation sets best, and answers the test sets with it. Writes <out_dir>/checkpoints/instruction-<size>/ with results.json.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import errors
+from checkpointing import find_checkpoint
+from dataset.batches import QuestionCollate, QuestionWindows
+from dataset.tasks import find_tasks
+from dataset.text import load_tokenizer, open_text
+from dataset.windows import open_tasks
+from evaluation import answer_tasks, report, results_table
+from model.gpt import GPT
+from model.neurolm import LM_SIZES, NeuroLM
+from model.vq import VQ_Align
+from training import BEST, NEWEST, manifest_hashes, resumes, start_training
+from utils import Loader, start_run, to_device
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
+    # data
+    flag("--dataset_dir", required=True, help="folder of the tasks' dataset folders")
+    flag("--tasks", nargs="+", help="names of tasks; default: every known one found under dataset_dir")
+    flag("--text_dir", help="folder of train.bin; default: <out_dir>/text")
+    flag("--out_dir", default="./")
+    flag("--num_workers", type=int, default=4, help="data workers of each process")
+    # model
+    flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: checkpoints/NeuroLM-<size>/")
+    flag("--tokenizer_path", default="checkpoints/VQ/ckpt.pt", help="checkpoint of stage 1, read by --init_from gpt2")
+    flag("--size", choices=LM_SIZES, default="B")
+    flag("--init_from", choices=["NeuroLM", "gpt2", "scratch"], default="NeuroLM", help="others skip the pre-training")
+    flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
+    flag("--dropout", type=float, default=0.0)
+    # training
+    flag("--epochs", type=int, default=5)
+    flag("--warmup_epochs", type=int, default=1, help="read when --warmup_ratio is 0")
+    flag("--warmup_ratio", type=float, default=0.1, help="warm-up as a share of all steps")
+    flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--eeg_batch_size", type=int, default=64, help="EEG windows of a process and micro-batch")
+    flag("--text_batch_size", type=int, default=16, help="text windows beside them; 0: no text")
+    flag("--gradient_accumulation_steps", type=int, default=1)
+    flag("--block_size", type=int, default=1024, help="tokens of a text window")
+    flag("--learning_rate", type=float, default=5e-4, help="the paper takes 5e-5 for L, 2e-5 for XL")
+    flag("--min_lr", type=float, default=5e-5)
+    flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
+    flag("--weight_decay", type=float, default=0.1)
+    flag("--beta1", type=float, default=0.9)
+    flag("--beta2", type=float, default=0.95)
+    flag("--grad_clip", type=float, default=1.0, help="0: no clipping")
+    flag("--eval_only", action=switch, default=False, help="answer the test sets with --NeuroLM_path or the best epoch")
+    # run
+    flag("--device", default="auto", help="auto, cpu, cuda, mps")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    flag("--compile", action=switch, default=False)
+    flag("--seed", type=int, default=1337)
+    flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
+    flag("--save_ckpt_freq", type=int, default=5, help="keep a checkpoint every so many epochs")
+    flag("--save_every_minutes", type=float, default=30)
+    flag("--save_every_steps", type=int, default=0)
+    # log
+    flag("--log_interval", type=int, default=10)
+    flag("--wandb_log", action=switch, default=False)
+    flag("--wandb_project", default="NeuroLM")
+    flag("--wandb_runname", default="instruction")
+    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    # ---------------------------------------------------------------------------------------------------------- run
+    run = start_run(args.device, args.dtype, args.seed)
+    out_dir = Path(args.out_dir) / "checkpoints" / f"instruction-{args.size}"
+
+    # --------------------------------------------------------------------------------------------------------- data
+    tasks = find_tasks(args.dataset_dir, args.tasks)
+    run.say(f"tasks: {', '.join(f'{task.name} ({folder})' for task, folder in tasks.items())}")
+    test_sets = open_tasks(tasks, "test")
+
+    # -------------------------------------------------------------------------------------------------------- model
+    if args.eval_only:
+        path = args.NeuroLM_path or out_dir / BEST
+        raw_model = NeuroLM.load(find_checkpoint(path, args.out_dir, "--NeuroLM_path"))
+    elif args.init_from == "NeuroLM":
+        path = args.NeuroLM_path or Path("checkpoints") / f"NeuroLM-{args.size}" / NEWEST
+        raw_model = NeuroLM.load(find_checkpoint(path, args.out_dir, "--NeuroLM_path"), args.dropout)
+    else:
+        tokenizer = VQ_Align.load(find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path")).VQ
+        gpt2 = None
+        if args.init_from == "gpt2" and LM_SIZES[args.size].gpt2 and not resumes(args, out_dir):
+            with run.main_first():
+                gpt2 = GPT.from_pretrained(args.gpt2_path or LM_SIZES[args.size].gpt2, args.dropout)
+        n_codes = tokenizer.quantize.n_codes
+        raw_model = NeuroLM.from_size(args.size, tokenizer.encoder.config, n_codes, gpt2, args.dropout)
+        raw_model.tokenizer.load_state_dict(tokenizer.encoder.state_dict())
+    raw_model.to(run.device)
+
+    if args.eval_only:
+        evaluations = answer_tasks(raw_model, test_sets, "test", args.eeg_batch_size, run, args.num_workers)
+        report(out_dir, evaluations, run, method=f"NeuroLM-{args.size}", seed=args.seed)
+        return
+
+    # ------------------------------------------------------------------------------------------------ training data
+    val_sets = open_tasks(tasks, "val")
+    train_set = QuestionWindows(open_tasks(tasks, "train"))
+    collate = QuestionCollate(load_tokenizer())
+    loader = Loader(
+        train_set, args.eeg_batch_size, run, collate, args.gradient_accumulation_steps, args.num_workers
+    )
+    if args.text_batch_size:
+        text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
+    steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
+    run.say(f"{len(train_set)} training windows; {steps} steps of {loader.steps_per_epoch} an epoch")
+
+    # -------------------------------------------------------------------------------------------- optimizer, resume
+    trainer = start_training(
+        raw_model, run, args, out_dir,
+        steps=steps, warmup_steps=round(args.warmup_ratio * steps) or args.warmup_epochs * loader.steps_per_epoch,
+        extra=raw_model.config_args() | {"datasets": manifest_hashes(tasks.values())},
+    )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------------------- loop
+    for _ in trainer.epochs():
+        for micro_batches in trainer.steps(loader):
+            answer_targets = run.sum_on_host(sum(len(batch["source"]) for batch in micro_batches))
+            questions = run.sum_on_host(sum(len(batch["answer"]) for batch in micro_batches))
+            text_targets = args.text_batch_size * args.block_size * run.world_size * len(micro_batches)
+            for i, batch in enumerate(micro_batches):
+                samples = {"eeg": batch}
+                if args.text_batch_size:
+                    rows = run.rows(i, args.text_batch_size)
+                    samples["text"] = to_device(text.batch(args.seed, trainer.step, rows), run.device)
+                with trainer.forward(last=batch is micro_batches[-1]):
+                    sums = trainer.model(**samples)
+                losses = {"answer": sums["eeg"]["loss"] / answer_targets}
+                if args.text_batch_size:
+                    losses["text"] = sums["text"]["loss"] / text_targets
+                trainer.backward(losses, answer_accuracy=sums["eeg"]["correct"] / questions)
+            trainer.update(samples=questions)
+
+        # --------------------------------------------------------------------------------------------- validation
+        evaluations = answer_tasks(raw_model, val_sets, "val", args.eeg_batch_size, run, args.num_workers)
+        for result in evaluations:
+            values = {f"val_{result.dataset}/{name}": value for name, value in result.metrics.items()}
+            trainer.logger.write(trainer.step, values)
+        trainer.logger.say(results_table(evaluations))
+        trainer.keep_best(np.nanmean([result.primary for result in evaluations]))
+
+    # --------------------------------------------------------------------------------------------------------- test
+    trainer.load_best()
+    evaluations = answer_tasks(raw_model, test_sets, "test", args.eeg_batch_size, run, args.num_workers)
+    for result in evaluations:
+        values = {f"test_{result.dataset}/{name}": value for name, value in result.metrics.items()}
+        trainer.logger.write(trainer.step, values)
+    trainer.logger.close()
+    report(out_dir, evaluations, run, method=f"NeuroLM-{args.size}", seed=args.seed)
+
+
+if __name__ == "__main__":
+    errors.run(main, get_args)

@@ -1,0 +1,166 @@
+"""Stage 2 of NeuroLM: multi-channel autoregressive pre-training (NeuroLM, section 2.3).
+
+CPU smoke:  python train_pretrain.py --size tiny --dataset_dir data --out_dir runs/smoke --max_steps 9 --num_workers 0
+one GPU:    python train_pretrain.py --dataset_dir data --out_dir runs/neurolm --gradient_accumulation_steps 8
+one node:   torchrun --nproc_per_node=8 train_pretrain.py --dataset_dir data --out_dir runs/neurolm --wandb_log
+
+GPT-2 learns to predict the code of each channel one second ahead, and goes on reading English. Takes the tokenizer of
+stage 1 from --tokenizer_path; writes <out_dir>/checkpoints/NeuroLM-<size>/.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import errors
+from checkpointing import find_checkpoint
+from dataset.batches import collate_prediction
+from dataset.text import open_text
+from dataset.windows import pretraining_folders, pretraining_windows
+from model.gpt import GPT
+from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
+from model.vq import VQ_Align
+from training import manifest_hashes, resumes, start_training
+from utils import Loader, evaluation_loader, start_run, to_device
+
+VALIDATION_TEXTS = 64  # windows of text in a validation
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
+    # data
+    flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
+    flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
+    flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
+    flag("--out_dir", default="./")
+    flag("--num_workers", type=int, default=4, help="data workers of each process")
+    # model
+    flag("--tokenizer_path", default="checkpoints/VQ/ckpt.pt", help="checkpoint of stage 1, as given or in out_dir")
+    flag("--size", choices=LM_SIZES, default="B")
+    flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the language model starts")
+    flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
+    flag("--dropout", type=float, default=0.0)
+    # training
+    flag("--epochs", type=int, default=20)
+    flag("--warmup_epochs", type=int, default=2)
+    flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--eeg_batch_size", type=int, default=60, help="EEG windows of a process and micro-batch")
+    flag("--text_batch_size", type=int, default=4, help="text windows beside them")
+    flag("--gradient_accumulation_steps", type=int, default=1)
+    flag("--block_size", type=int, default=1024, help="tokens of a window, at most")
+    flag("--learning_rate", type=float, default=6e-4)
+    flag("--min_lr", type=float, default=6e-5)
+    flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
+    flag("--weight_decay", type=float, default=0.1)
+    flag("--beta1", type=float, default=0.9)
+    flag("--beta2", type=float, default=0.95)
+    flag("--grad_clip", type=float, default=1.0, help="0: no clipping")
+    # run
+    flag("--device", default="auto", help="auto, cpu, cuda, mps")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    flag("--compile", action=switch, default=False)
+    flag("--seed", type=int, default=1337)
+    flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
+    flag("--save_ckpt_freq", type=int, default=5, help="keep a checkpoint every so many epochs")
+    flag("--save_every_minutes", type=float, default=30)
+    flag("--save_every_steps", type=int, default=0)
+    # log
+    flag("--log_interval", type=int, default=10)
+    flag("--wandb_log", action=switch, default=False)
+    flag("--wandb_project", default="NeuroLM")
+    flag("--wandb_runname", default="NeuroLM")
+    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    # ---------------------------------------------------------------------------------------------------------- run
+    run = start_run(args.device, args.dtype, args.seed)
+    out_dir = Path(args.out_dir) / "checkpoints" / f"NeuroLM-{args.size}"
+
+    # --------------------------------------------------------------------------------------------------------- data
+    folders = pretraining_folders(args.dataset_dir, args.datasets)
+    train_set = pretraining_windows(folders, "train", args.block_size)
+    val_set = pretraining_windows(folders, "val", args.block_size)
+    text, val_text = (
+        open_text(args.text_dir or Path(args.out_dir) / "text", split, args.block_size) for split in ("train", "val")
+    )
+    loader = Loader(
+        train_set, args.eeg_batch_size, run, collate_prediction, args.gradient_accumulation_steps, args.num_workers
+    )
+    steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
+    run.say(
+        f"{', '.join(folder.name for folder in folders)}: {len(train_set)} training and {len(val_set)} validation "
+        f"windows; {len(text)} text tokens; {steps} steps of {loader.steps_per_epoch} an epoch"
+    )
+
+    # -------------------------------------------------------------------------------------------------------- model
+    tokenizer = VQ_Align.load(find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path")).VQ
+    tokenizer.to(run.device).eval().requires_grad_(False)
+    gpt2 = None
+    if args.init_from == "gpt2" and LM_SIZES[args.size].gpt2 and not resumes(args, out_dir):
+        with run.main_first():
+            gpt2 = GPT.from_pretrained(args.gpt2_path or LM_SIZES[args.size].gpt2, args.dropout)
+    raw_model = NeuroLM.from_size(
+        args.size, tokenizer.encoder.config, tokenizer.quantize.n_codes, gpt2, args.dropout
+    )
+    raw_model.tokenizer = tokenizer.encoder  # one encoder pass gives both the codes and the model's input
+    raw_model.to(run.device)
+
+    # -------------------------------------------------------------------------------------------- optimizer, resume
+    trainer = start_training(
+        raw_model, run, args, out_dir,
+        steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
+        extra=raw_model.config_args() | {"datasets": manifest_hashes(folders)},
+    )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------------------- loop
+    for epoch in trainer.epochs():
+        for micro_batches in trainer.steps(loader):
+            eeg_targets = run.sum_on_host(sum(len(batch["source"]) for batch in micro_batches))
+            text_targets = args.text_batch_size * args.block_size * run.world_size * len(micro_batches)
+            for i, batch in enumerate(micro_batches):
+                english = text.batch(args.seed, trainer.step, run.rows(i, args.text_batch_size))
+                with trainer.forward(last=batch is micro_batches[-1]):
+                    codes, features = tokenizer.tokenize(batch)
+                    batch |= {"features": features, "target": codes.flatten()[batch["target_position"]] + TEXT_ROWS}
+                    sums = trainer.model(eeg=batch, text=to_device(english, run.device))
+                trainer.backward(
+                    {"eeg": sums["eeg"]["loss"] / eeg_targets, "text": sums["text"]["loss"] / text_targets},
+                    eeg_accuracy=sums["eeg"]["correct"] / eeg_targets,
+                    text_accuracy=sums["text"]["correct"] / text_targets,
+                )
+            trainer.update(tokens=eeg_targets + text_targets)
+
+        # --------------------------------------------------------------------------------------------- validation
+        raw_model.eval()
+        totals, counts = torch.zeros(4, device=run.device), torch.zeros(2, device=run.device)
+        for batch in evaluation_loader(val_set, args.eeg_batch_size, run, collate_prediction, args.num_workers):
+            with torch.no_grad(), run.autocast():
+                codes, features = tokenizer.tokenize(batch)
+                batch |= {"features": features, "target": codes.flatten()[batch["target_position"]] + TEXT_ROWS}
+                eeg = raw_model(eeg=batch)["eeg"]
+            totals[:2] += torch.stack([eeg["loss"], eeg["correct"]])
+            counts[0] += len(batch["source"])
+        for row in range(run.rank, min(val_text.n_windows, VALIDATION_TEXTS), run.world_size):
+            tokens, next_tokens = (torch.from_numpy(part).to(run.device) for part in val_text.sequential([row]))
+            with torch.no_grad(), run.autocast():
+                english = raw_model(text={"tokens": tokens, "target": next_tokens})["text"]
+            totals[2:] += torch.stack([english["loss"], english["correct"]])
+            counts[1] += tokens.numel()
+        totals = run.sum(totals) / run.sum(counts).repeat_interleave(2)
+        eeg_loss, eeg_accuracy, text_loss, text_accuracy = totals.tolist()
+        values = {"loss": eeg_loss + text_loss, "eeg": eeg_loss, "eeg_accuracy": eeg_accuracy, "text": text_loss}
+        values["text_accuracy"] = text_accuracy
+        trainer.logger.write(trainer.step, {f"val/{name}": value for name, value in values.items()})
+        trainer.logger.say(
+            f"epoch {epoch + 1}: validation loss of EEG {eeg_loss:.4f} (accuracy {eeg_accuracy:.1%}), of text "
+            f"{text_loss:.4f}"
+        )
+    trainer.logger.close()
+
+
+if __name__ == "__main__":
+    errors.run(main, get_args)
