@@ -33,7 +33,7 @@ class Layout:
     min_seconds: int
 
 
-LAYOUTS = {
+LAYOUTS = {  # ..., subjects, seconds, least seconds
     "Workload": Layout(layouts.write_workload, layouts.write_workload_awkward, 36, 62, 60),
     "pretrain": Layout(layouts.write_pretrain, layouts.write_pretrain_awkward, 12, 130, 10),
     "TUEG": Layout(tuh.write_tueg, tuh.write_tueg_awkward, 8, 90, 12),
@@ -53,24 +53,23 @@ def simulate(layout: str, out_dir, seed: int = 0, subjects=None, seconds=None, a
     Returns, and writes as truth.json, one dict a recording: file, subject, channels (as in the file), rate (Hz),
     seconds, events (rows of start s, stop s, label), problem (None, or why a maker must refuse it: channels, duplicate,
     flat, labels, nan, short, truncated, unit), and where they apply note, split, bad_channels, missing_channels.
-    `awkward` adds the odd and the defective recordings. Raises UserError on an unknown layout, a size that is too small,
-    and a folder that holds anything else.
+    `awkward` adds the odd and the defective recordings. Raises UserError on an unknown layout, a size that is too
+    small, and a folder that holds anything else.
     """
     if layout not in LAYOUTS:
         raise errors.UserError(f"layout {layout!r} is unknown: choose one of {', '.join(LAYOUTS)}")
     row, out_dir = LAYOUTS[layout], Path(out_dir)
     subjects = row.subjects if subjects is None else subjects
     seconds = row.seconds if seconds is None else seconds
-    if subjects < 1 or seconds < row.min_seconds:
+    if subjects < 1 or seconds < row.min_seconds or seed < 0:
         raise errors.UserError(
-            f"{subjects} subjects of {seconds} s: {layout} needs at least 1 subject and {row.min_seconds} s"
+            f"{subjects} subjects of {seconds} s from seed {seed}: {layout} needs at least 1 subject, "
+            f"{row.min_seconds} s and seed 0"
         )
     settings = {"layout": layout, "seed": seed, "subjects": subjects, "seconds": seconds, "awkward": awkward}
     truth = out_dir / "truth.json"
-    if out_dir.is_dir() and any(out_dir.iterdir()):
-        written = json.loads(truth.read_text())["settings"] if truth.is_file() else "other files"
-        if written != settings:
-            raise errors.UserError(f"{out_dir} holds {written}: choose a new folder or remove that one")
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())) and written_with(truth) != settings:
+        raise errors.UserError(f"{out_dir} holds {written_with(truth) or 'other files'}: choose a new folder")
     out_dir.mkdir(parents=True, exist_ok=True)
     truth.write_text(json.dumps({"settings": settings}))  # a run that was stopped can be repeated in the same folder
     corpus = Corpus(out_dir, seed)
@@ -79,6 +78,14 @@ def simulate(layout: str, out_dir, seed: int = 0, subjects=None, seconds=None, a
         row.write_awkward(corpus, seconds)
     truth.write_text(json.dumps({"settings": settings, "recordings": corpus.recordings}, indent=1) + "\n")
     return corpus.recordings
+
+
+def written_with(truth: Path) -> dict | None:
+    """The settings of the corpus beside a truth.json, None where it is not one of ours."""
+    try:
+        return json.loads(truth.read_text())["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def get_args(argv=None):

@@ -12,7 +12,7 @@ import numpy as np
 
 from dataset_maker.simulate_files import Corpus, truncate, write_edf_in_volts
 from dataset_maker.simulate_layouts import CAP_32
-from dataset_maker.simulate_signals import make_eeg
+from dataset_maker.simulate_signals import blank, flatten, make_eeg
 
 LABELS = ("left hand", "right hand")
 FORMATS = ((".edf", 250), (".bdf", 256), (".vhdr", 500), (".set", 250))
@@ -62,16 +62,6 @@ def write_custom(corpus: Corpus, subjects: int, seconds: int) -> None:
     write_labels(corpus)
 
 
-def flatten(uv) -> None:
-    """An electrode that recorded nothing."""
-    uv[5] = 0
-
-
-def blank(uv) -> None:
-    """Samples that are not numbers, as some exports mark a pause."""
-    uv[:, uv.shape[1] // 2 :][:, :50] = np.nan
-
-
 def write_custom_awkward(corpus: Corpus, seconds: int) -> None:
     """Odd rates, lower-case names, dots in a path, bad recordings; labels of no recording and past an end."""
     add = partial(add_session, corpus, seconds=seconds)
@@ -79,7 +69,7 @@ def write_custom_awkward(corpus: Corpus, seconds: int) -> None:
     add("berta.90/session.1.edf", "berta.90", 257, names=lower, note="lower-case names, odd rate, path with dots")
     add("berta91/session_a.vhdr", "berta91", 128, note="75 Hz lies above Nyquist")
     add("berta92/session_a.vhdr", "berta92", 250, spoil=blank, problem="nan")
-    add("berta93/session_a.edf", "berta93", 250, spoil=flatten, problem="flat", bad_channels=[CAP_32[5]])
+    add("berta93/session_a.edf", "berta93", 250, spoil=flatten, problem="flat", bad_channels=[CAP_32[2]])
     add("berta94/session_a.edf", "berta94", 250, write=write_edf_in_volts, problem="unit")
     add("berta95/session_a.edf", "berta95", 250, problem="truncated")
     truncate(corpus.out_dir / "berta95/session_a.edf")

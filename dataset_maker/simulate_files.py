@@ -41,7 +41,7 @@ class Corpus:
         """Write recording `file` (relative) in the format of its suffix, or with `write`, and note what is in it.
 
         `events` are rows (start s, stop s, label); `facts` whatever else is true of the recording: its `split`; the
-        `problem` for which a maker must refuse it (a maker that takes any channels may drop the `bad_channels` instead);
+        `problem` for which a maker must refuse it (one that takes any channels may drop the `bad_channels` instead);
         or a `note` of what is odd about it, which no maker may stumble over.
         """
         path = self.out_dir / file

@@ -5,7 +5,7 @@ import datetime
 import numpy as np
 
 from dataset_maker.simulate_files import START, Corpus, truncate, write_edf, write_edf_in_volts
-from dataset_maker.simulate_signals import STATES, make_ecg, make_eeg, noise
+from dataset_maker.simulate_signals import STATES, blank, flatten, make_ecg, make_eeg, noise
 
 EEGMAT = ("Fp1", "Fp2", "F3", "F4", "F7", "F8", "T3", "T4", "C3", "C4", "T5", "T6", "P3", "P4", "O1", "O2", "Fz", "Cz",
           "Pz")  # fmt: skip
@@ -76,31 +76,26 @@ def write_pretrain(corpus: Corpus, subjects: int, seconds: int) -> None:
 
 
 def write_pretrain_awkward(corpus: Corpus, seconds: int) -> None:
-    """Each other format; 128 Hz, lower-case names, extra channels, a path with dots; and what must be refused."""
-    for number, (suffix, rate, facts) in enumerate(
-        (
-            (".bdf", 257, {"note": "odd rate"}),
-            (".vhdr", 250, {"note": "BrainVision"}),
-            (".set", 128, {"note": "75 Hz lies above Nyquist"}),
-            (".cnt", 200, {"note": "Neuroscan, 32 bits"}),
-            (".vhdr", 250, {"problem": "nan"}),
-            (".edf", 250, {"problem": "flat", "bad_channels": ["fp1"]}),
-            (".edf", 250, {"problem": "unit", "write": write_edf_in_volts}),
-            (".edf", 250, {"problem": "truncated"}),
-        )
-    ):
-        name = f"P{900 + number}"
-        file = f"{name}/v1.0/{name}_rest.1{suffix}"
+    """Each other format; 128 Hz, lower-case names, an ECG, a path with dots; and what must be refused."""
+    cases = (
+        (".bdf", 257, None, {"note": "odd rate"}),
+        (".vhdr", 250, None, {"note": "BrainVision"}),
+        (".set", 128, None, {"note": "75 Hz lies above Nyquist"}),
+        (".cnt", 200, None, {"note": "Neuroscan, 32 bits"}),
+        (".vhdr", 250, blank, {"problem": "nan"}),
+        (".edf", 250, flatten, {"problem": "flat", "bad_channels": [EEGMAT[2].lower()]}),
+        (".edf", 250, None, {"problem": "unit", "write": write_edf_in_volts}),
+        (".edf", 250, None, {"problem": "truncated"}),
+    )
+    for number, (suffix, rate, spoil, facts) in enumerate(cases, start=900):
+        file = f"P{number}/v1.0/P{number}_rest.1{suffix}"
         rng = corpus.rng(file)
-        uv = make_eeg(rng, corpus.subject(name), EEGMAT, rate, seconds * rate, [(0, seconds, "rest")])
-        if facts.get("problem") == "nan":
-            uv[3, rate : rate + 10] = np.nan
-        if facts.get("problem") == "flat":
-            uv[0] = 0
+        uv = make_eeg(rng, corpus.subject(f"P{number}"), EEGMAT, rate, seconds * rate, [(0, seconds, "rest")])
+        if spoil:
+            spoil(uv)
         uv = np.concatenate([uv, make_ecg(rng, rate, seconds * rate)[None]])
-        corpus.add(file, uv, [*(channel.lower() for channel in EEGMAT), "ecg"], rate, name, **facts)
-        if facts.get("problem") == "truncated":
-            truncate(corpus.out_dir / file)
+        corpus.add(file, uv, [*(channel.lower() for channel in EEGMAT), "ecg"], rate, f"P{number}", **facts)
+    truncate(corpus.out_dir / file)  # the last one
 
 
 SLEEP_NIGHT = ("W", "N1", "N2", "N3", "N2", "R")  # in turn, an epoch each

@@ -198,6 +198,16 @@ def add_transient(rng, uv: np.ndarray, names, rate: float, start: float, stop: f
     uv[:, first:last] += reach(names, centre, width)[:, None] * (rng.uniform(0.8, 1.25) * height * wave)
 
 
+def flatten(uv: np.ndarray) -> None:
+    """The third electrode recorded nothing, in place."""
+    uv[2] = 0
+
+
+def blank(uv: np.ndarray) -> None:
+    """Samples in the middle are not numbers, as some exports mark a pause, in place."""
+    uv[:, uv.shape[1] // 2 :][:, :50] = np.nan
+
+
 def make_ecg(rng, rate: float, samples: int, uv: float = 600.0) -> np.ndarray:
     """An electrocardiogram: narrow positive peaks about once a second -> (T,) uV."""
     beats = np.cumsum(rng.normal(0.9, 0.04, int(samples / rate / 0.7) + 2))

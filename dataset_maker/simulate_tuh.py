@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from dataset_maker.simulate_files import Corpus, truncate, write_edf_in_volts
-from dataset_maker.simulate_signals import STATES, TRANSIENTS, add_transient, make_ecg, make_eeg
+from dataset_maker.simulate_signals import STATES, TRANSIENTS, add_transient, flatten, make_ecg, make_eeg
 
 CHANNELS = ("FP1", "FP2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8", "T3", "T4", "T5", "T6", "A1",
             "A2", "FZ", "CZ", "PZ", "T1", "T2")  # fmt: skip
@@ -27,8 +27,8 @@ def add_recording(corpus: Corpus, file: str, subject: str, seconds: int, states,
                   reference="REF", transients=(), extra=(), spoil=None, **facts) -> None:  # fmt: skip
     """One TUH recording: 23 channels or `names`, EKG and photic, 60 Hz hum; `transients` as rows of events.
 
-    `states` is one state or rows of them; `extra` names further channels; `spoil(uv, channels)` changes the array
-    (C, T) in place before it is written.
+    `states` is one state or rows of them; `extra` names further channels; `spoil(uv)` changes the EEG (C, T)
+    in place before it is written.
     """
     rng = corpus.rng(file)
     rate = rate or RATES[rng.integers(len(RATES))]
@@ -38,12 +38,11 @@ def add_recording(corpus: Corpus, file: str, subject: str, seconds: int, states,
     for start, stop, label in transients:
         if label in TRANSIENTS:
             add_transient(rng, uv, names, rate, start, stop, label)
+    if spoil:
+        spoil(uv)
     others = [make_ecg(rng, rate, seconds * rate), *np.zeros((1 + len(extra), seconds * rate))]
     channels = [*names, f"EEG EKG1-{reference}", "PHOTIC-REF", *extra]
-    uv = np.concatenate([uv, others])
-    if spoil:
-        spoil(uv, channels)
-    corpus.add(file, uv, channels, rate, subject, **facts)
+    corpus.add(file, np.concatenate([uv, others]), channels, rate, subject, **facts)
 
 
 def tueg_file(number: int, folder: str = "01_tcp_ar", session: str = "s001_2015") -> tuple[str, str]:
@@ -59,11 +58,6 @@ def write_tueg(corpus: Corpus, subjects: int, seconds: int) -> None:
         kinds = corpus.rng(name).choice(["normal", "abnormal", "slow", "N2", "arithmetic"], 2, replace=False)
         states = [(0, seconds / 2, str(kinds[0])), (seconds / 2, seconds, str(kinds[1]))]
         add_recording(corpus, file, name, seconds, states, events=states)
-
-
-def flatten(uv, channels) -> None:
-    """An electrode that recorded nothing."""
-    uv[2] = 0
 
 
 def write_tueg_awkward(corpus: Corpus, seconds: int) -> None:

@@ -124,14 +124,24 @@ def test_seed_changes_the_signals_and_nothing_else_does(tmp_path, layout):
         assert plain[file] == more[file] != other[file]
 
 
-def test_a_folder_with_other_content_is_refused_and_left_alone(tmp_path):
-    (tmp_path / "Subject00_1.edf").write_text("somebody's recording")
-    with pytest.raises(errors.UserError, match="holds other files: choose a new folder"):
-        simulate("Workload", tmp_path)
-    assert (tmp_path / "Subject00_1.edf").read_text() == "somebody's recording"
+@pytest.mark.parametrize("name", ["Subject00_1.edf", "truth.json"])
+def test_a_folder_with_other_content_is_refused_and_left_alone(tmp_path, name):
+    (tmp_path / name).write_text("somebody's recording")
+    for out_dir in (tmp_path, tmp_path / name):
+        with pytest.raises(errors.UserError, match="holds other files: choose a new folder"):
+            simulate("Workload", out_dir)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / name] and (tmp_path / name).read_text() == "somebody's recording"
 
 
-@pytest.mark.parametrize("bad", [{"layout": "TUXX"}, {"subjects": 0}, {"seconds": 10}])
+def test_a_folder_of_another_simulation_is_refused(tmp_path):
+    simulate("pretrain", tmp_path, subjects=1, seconds=10)
+    before = sums(tmp_path)
+    with pytest.raises(errors.UserError, match="holds .*'seed': 0.*: choose a new folder"):
+        simulate("pretrain", tmp_path, subjects=1, seconds=10, seed=1)
+    assert sums(tmp_path) == before
+
+
+@pytest.mark.parametrize("bad", [{"layout": "TUXX"}, {"subjects": 0}, {"seconds": 10}, {"seed": -1}])
 def test_bad_arguments_are_refused(tmp_path, bad):
     with pytest.raises(errors.UserError, match="choose one of|needs at least"):
         simulate(**{"layout": "Workload", "out_dir": tmp_path / "raw"} | bad)
