@@ -8,8 +8,9 @@ from conftest import run_script
 from workload import evaluate_workload, make_predictions, make_windows
 
 from errors import UserError
-from evaluation import Predictions, collect, results_table
+from evaluation import collect
 from metrics import score_metrics
+from results import results_table
 
 # Process r of w answers the windows r, r + w, ... of sets of 1, 2, 7 and 50, in batches of 1, 7 and 64, one of them
 # twice; rank 0 writes what was gathered.
@@ -92,11 +93,8 @@ def test_an_evaluation_scores_windows_recordings_and_subjects():
 
 def test_what_cannot_be_said_is_noted():
     predictions = make_predictions()
-    labels, probabilities = predictions.labels.copy(), predictions.probabilities.copy()
-    labels[0], probabilities[3] = 1, 0
-    result = evaluate_workload(
-        Predictions(labels, probabilities), make_windows().assign(subject="only"), metrics=("kappa",)
-    )
+    predictions.labels[0], predictions.probabilities[3] = 1, 0
+    result = evaluate_workload(predictions, make_windows().assign(subject="only"), metrics=("kappa",))
     assert list(result.metrics) == ["kappa", "auc_pr_hard", "auroc_hard"]
     assert result.recording_metrics == {} and result.intervals == {} and result.unanswered == 1 / 30
     said = " ".join(result.notes)

@@ -10,8 +10,9 @@ from workload import evaluate_workload, make_predictions, make_windows
 
 import evaluation
 from errors import UserError
-from evaluation import Predictions, evaluate, read_run, results_table, write_results
+from evaluation import Predictions, evaluate
 from metrics import score_metrics
+from results import COLUMNS, PUBLISHED, compare_runs, read_run, results_table, write_results
 
 
 def test_results_can_be_read_back_and_recomputed(tmp_path):
@@ -70,19 +71,41 @@ def test_seeds_are_merged_beside_the_published_rows(tmp_path):
     done = run_script("-m", "evaluation", *(tmp_path / f"seed{seed}" for seed in range(3)))
     rows = {cells[0].strip(): cells for cells in (line.strip("|").split("|") for line in done.stdout.splitlines())}
     header = [cell.strip() for cell in rows["method"]]
-    assert rows["tiny, windows"][1].strip() == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
-    assert "3 runs here" in rows["tiny, windows"][-2] + rows["tiny, windows"][-1]
+    assert rows["tiny, 30 windows"][1].strip() == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+    assert rows["tiny, 30 windows"][-1].strip() == "here, 3 runs" and "tiny, 6 recordings" in rows
     neurolm = dict(zip(header, (cell.strip() for cell in rows["NeuroLM-B"]), strict=True))
     assert (neurolm["BAcc"], neurolm["AUROC"], neurolm["AUROC hard"]) == ("0.6172", "-", "0.6253")
     assert rows["LaBraM-Base"][1].strip() == "0.6609"
 
 
+def test_only_what_can_be_compared_shares_a_row(tmp_path):
+    """Other methods, metrics and sets of windows get rows of their own; validation has no published rows."""
+    few = Predictions(np.array([0, 1, 1, 1]), np.eye(2)[[0, 1, 0, 1]])
+    runs = {
+        "a": (make_predictions(), None, {"method": "ours", "seed": 0}),
+        "b": (few, make_windows()[:4], {"method": "ours", "seed": 1}),
+        "c": (make_predictions(2), None, {"seed": 0}),
+    }
+    for name, (predictions, windows, about) in runs.items():
+        metrics = ("accuracy",) if name == "c" else None
+        write_results(tmp_path / name, [evaluate_workload(predictions, windows, metrics=metrics)], **about)
+    read = [read_run(tmp_path / name) for name in runs]
+    published = pd.read_csv(PUBLISHED)
+    lines = compare_runs(read, published, "test").splitlines()
+    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")] for line in lines if "|" in line}
+    assert set(rows) >= {"ours, 30 windows", "ours, 6 recordings", "ours, 4 windows", "c, 30 windows", "NeuroLM-B"}
+    assert rows["ours, 4 windows"][-2] == "here, 1 run"
+    assert rows["c, 30 windows"][2] == "-"  # balanced accuracy was not asked for
+    read = [item | {"scores": [(name, "val", *rest) for name, _, *rest in item["scores"]]} for item in read]
+    assert "NeuroLM-B" not in compare_runs(read, published, "val")
+
+
 def test_published_rows_are_complete():
-    table = pd.read_csv(evaluation.PUBLISHED)
+    table = pd.read_csv(PUBLISHED)
     assert set(table["dataset"]) == {"TUAB", "TUEV", "SEED", "HMC", "Workload", "TUSL"}
     assert table["source"].notna().all() and not table.duplicated(["dataset", "method"]).any()
     numbers = table.drop(columns=["dataset", "method", "source"])
-    assert set(numbers.columns) <= set(evaluation.COLUMNS)
+    assert set(numbers.columns) <= set(COLUMNS)
     assert numbers.notna().any(axis=1).all() and ((numbers > 0) & (numbers < 1) | numbers.isna()).all(axis=None)
 
 
@@ -97,12 +120,17 @@ def test_a_file_that_is_no_result_is_named(tmp_path, content):
 
 
 def test_runs_that_cannot_be_merged(tmp_path):
-    predictions = make_predictions()
-    path = write_results(tmp_path, [evaluate_workload(predictions)])
+    result = evaluate_workload(make_predictions())
+    plain = write_results(tmp_path / "plain", [result])
+    one, other = (write_results(tmp_path / name, [result], method="m", seed=1) for name in ("one", "other"))
     for flags, message in (
-        ([tmp_path, path], "a run is given twice"),
-        ([tmp_path, "--split", "train"], "no results on|none of the runs has results on split 'train'"),
-        ([tmp_path, "--published", tmp_path / "none.csv"], "none.csv cannot be read"),
+        ([plain.parent, plain], "give each run once"),
+        (
+            [one, other],
+            r"one/results.json and .*other/results.json are both method .m. with seed 1: give each",
+        ),
+        ([one, "--split", "train"], "none of the runs has results on split 'train'"),
+        ([one, "--published", tmp_path / "none.csv"], "none.csv cannot be read"),
     ):
         with pytest.raises(UserError, match=message):
             evaluation.main(evaluation.get_args(list(map(str, flags))))

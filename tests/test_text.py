@@ -83,6 +83,12 @@ def test_windows_follow_from_seed_step_and_row_alone(counting):
     assert len(starts) == 4
 
 
+def test_a_copy_for_a_data_worker_maps_the_file_again(counting):
+    sent = pickle.dumps(counting)
+    assert len(sent) < 1000
+    np.testing.assert_array_equal(pickle.loads(sent).windows(7, 3, [0, 1]), counting.windows(7, 3, [0, 1]))
+
+
 def test_windows_reach_both_ends_of_the_file(tmp_path):
     tokens = TextTokens(write(tmp_path / "t.bin", np.arange(BLOCK + 3)), BLOCK)
     starts = tokens.windows(0, 0, range(200))[0][:, 0]
