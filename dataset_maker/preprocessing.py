@@ -19,7 +19,6 @@ LOW, HIGH = 0.1, 75.0  # Hz, the band of both papers
 SUFFIXES = (".cnt", ".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif")
 PLAUSIBLE = (0.5, 500.0)  # uV: where the median absolute amplitude of EEG in this band lies
 BLOCK_BYTES = 2**29  # of float64 signal in memory at once
-UNITS = {1e6: "V", 1e3: "mV", 1e-3: "nV"}  # uV in one of each
 
 
 @dataclass(frozen=True)
@@ -193,10 +192,12 @@ def _check_amplitude(eeg) -> None:
     median = float(np.median(np.abs(eeg)))
     if PLAUSIBLE[0] <= median <= PLAUSIBLE[1]:
         return
-    factor = 10.0 ** np.round(np.log10(15.0 / max(median, 1e-12)))  # 15 uV is typical
-    unit = next((name for size, name in UNITS.items() if 0.1 <= factor / size <= 10), None)
-    suspicion = f"its values seem to be {unit}" if unit else "its values seem to be raw counts or another unit"
+    factor = 15.0 / max(median, 1e-12)  # 15 uV is typical
+    if factor > 1:
+        unit, factor = ("V", 1e6) if factor > 3e4 else ("mV", 1e3)
+    else:
+        unit, factor = "nV or raw counts", 10.0 ** np.round(np.log10(factor))
     raise UserError(
-        f"median absolute amplitude {median:.3g} uV, EEG has {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}: {suspicion} "
-        f"(factor {factor:.0e} suspected); correct the unit in the file"
+        f"median absolute amplitude {median:.3g} uV, EEG has {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}: it seems to be in "
+        f"{unit} (factor {factor:.0e} suspected); correct the unit in the file"
     )

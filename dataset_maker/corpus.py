@@ -1,0 +1,229 @@
+"""What every maker shares: raw files to a dataset folder, in parallel and resumably.
+
+Each finished raw file leaves its recordings (HDF5, renamed into place) and then one line in the ledger; a run that was
+killed goes on from there. C channels, T samples.
+"""
+
+import argparse
+import hashlib
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import parent_process
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from dataset.hdf5 import RATE
+from dataset_maker.ledger import Ledger, describe
+from dataset_maker.preprocessing import CleanEEG, load_recording
+from errors import UserError
+
+CHUNK_SECONDS = 10  # of HDF5 chunks: measured best for random windows of 4 to 64 s
+FLAT = 0.1  # uV: a window in which no channel moves by this much holds no EEG
+SOME_REFUSED = 3  # exit status
+
+
+@dataclass(frozen=True)
+class Source:
+    """One raw file of a corpus."""
+
+    path: Path
+    name: str  # of its recording, unique in the corpus
+    subject: str
+    split: str
+    detail: object = None  # what the recipe's `cut` needs: a label, a label file, ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a clean recording that becomes one recording of the dataset; `rows` count from its own start."""
+
+    name: str
+    split: str
+    start: int
+    stop: int
+    rows: Sequence[tuple[int, int, int]] = ()  # labelled windows: start sample, stop sample, label
+    notes: tuple[str, ...] = ()
+
+
+def whole(source, clean, rows=(), notes=()) -> list[Piece]:
+    """The usual cut: all of the recording, with the labelled windows `rows`."""
+    return [Piece(source.name, source.split, 0, clean.eeg.shape[1], rows, notes)]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a corpus becomes a dataset. `cut` is a module-level function, because worker processes import it."""
+
+    name: str
+    split_rule: str
+    labels: tuple[str, ...] = ()
+    channels: tuple[str, ...] | None = None  # None: all of the table
+    cut: Callable[[Source, CleanEEG], list[Piece]] = whole
+    reader: dict = field(default_factory=dict)  # more arguments of load_recording
+    parameters: dict = field(default_factory=dict)  # more of what the maker was asked, for dataset.yaml
+
+
+def add_arguments(parser, notch) -> None:
+    """The flags of every maker; `notch` is the mains frequency where the corpus was recorded."""
+    parser.add_argument("--raw_dir", type=Path, required=True, help="folder of the raw files")
+    parser.add_argument("--out_dir", type=Path, required=True, help="the dataset folder to make")
+    parser.add_argument("--shard", type=_shard, default=(0, 1), help="part of a job array: i/n with i from 0 to n - 1")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores)")
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the stored EEG")
+    parser.add_argument("--notch", type=float, default=notch, help=f"mains in Hz, 0: none (default: {notch:g})")
+    parser.add_argument("--seed", type=int, default=0, help="of splits by subject")
+
+
+def _shard(text) -> tuple[int, int]:
+    shard, _, shards = text.partition("/")
+    if not (shard.isdecimal() and shards.isdecimal() and int(shard) < int(shards)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with i from 0 to n - 1")
+    return int(shard), int(shards)
+
+
+def find_files(raw_dir, suffixes, layout) -> list[Path]:
+    """Raw files below a folder, sorted by their path in it. Raises UserError, with the layout, when there is none."""
+    raw_dir = Path(raw_dir)
+    if not raw_dir.is_dir():
+        raise UserError(f"--raw_dir {raw_dir} does not exist")
+    found = [
+        Path(folder, name)
+        for folder, _, names in os.walk(raw_dir, followlinks=True)
+        for name in names
+        if name.lower().endswith(tuple(suffixes)) and not name.startswith(".")
+    ]
+    if not found:
+        raise UserError(f"--raw_dir {raw_dir} holds no {' '.join(suffixes)} file; expected {layout}")
+    return sorted(found, key=lambda path: path.relative_to(raw_dir).as_posix())
+
+
+def recording_names(paths, raw_dir) -> list[str]:
+    """A name for each raw file: its stem, or its path in the folder where several files share the stem."""
+    repeated = {stem for stem, count in Counter(path.stem for path in paths).items() if count > 1}
+    return [
+        path.relative_to(raw_dir).as_posix().replace("/", "_") if path.stem in repeated else path.stem for path in paths
+    ]
+
+
+def make(args, recipe, sources, excluded=()) -> None:
+    """Make what this shard misses, merge, print a summary. Exits with status 3 when files were refused.
+
+    excluded: (path, reason) of raw files left out on purpose. Raises UserError when names repeat, when the folder was
+    made with other parameters, when it cannot be written, and when no file was usable.
+    """
+    name, count = Counter(source.name for source in sources).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{count} raw files would all become recording {name}; rename them")
+    ledger = Ledger(args, describe(args, recipe), sources, excluded)
+    work = partial(_make_file, args, recipe)
+    for record in _run(work, ledger.open_shard(), args.workers, recipe.name):
+        ledger.add(record)
+    refused = ledger.close_shard()
+    if refused:
+        sys.exit(SOME_REFUSED)
+
+
+def _run(work, sources, workers, title):
+    """Yield work(source) as each is done."""
+    with tqdm(total=len(sources), desc=title, unit="file") as bar:
+        if min(workers, len(sources)) <= 1:
+            for source in sources:
+                yield work(source)
+                bar.update()
+            return
+        pool = ProcessPoolExecutor(min(workers, len(sources)), initializer=_end_with_parent)
+        try:
+            for done in as_completed([pool.submit(work, source) for source in sources]):
+                yield done.result()
+                bar.update()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process died, out of memory perhaps: run the same command again with fewer --workers, "
+                "it goes on from here"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let no worker outlive a parent that was killed: it would go on writing."""
+    parent = parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _make_file(args, recipe, source) -> dict:
+    """Clean one raw file and write its recordings -> its record for the ledger."""
+    file = source.path.relative_to(args.raw_dir).as_posix()
+    record = {"file": file, "name": source.name, "subject": source.subject, "split": source.split}
+    try:
+        clean = load_recording(source.path, recipe.channels, args.notch, **recipe.reader)
+        pieces = [_check_windows(piece, clean, recipe.labels) for piece in recipe.cut(source, clean)]
+    except UserError as error:
+        reason = str(error).removeprefix(f"{source.path}: ")
+        return record | {"status": "refused", "notes": [reason], "rows": []}
+    notes = [*clean.notes, *(note for piece in pieces for note in piece.notes)]
+    try:
+        rows = [_write(args, recipe, source, file, clean, piece) for piece in pieces]
+    except OSError as error:
+        raise UserError(f"{args.out_dir} cannot be written: {error}; free some space and run this again") from None
+    return record | {"status": "used", "notes": notes, "rows": rows}
+
+
+def _check_windows(piece, clean, labels) -> Piece:
+    """The piece without windows that hold no EEG. Raises UserError for an impossible window and when none is left."""
+    if not labels:
+        return piece
+    length, kept, flat = piece.stop - piece.start, [], 0
+    for start, stop, label in piece.rows:
+        if not (0 <= start < stop <= length and 0 <= label < len(labels)):
+            raise UserError(f"window {start}-{stop}, label {label}, outside {length} samples or {len(labels)} labels")
+        if np.ptp(clean.eeg[:, piece.start + start : piece.start + stop], axis=1).max() < FLAT:
+            flat += 1
+        else:
+            kept.append((start, stop, label))
+    if not kept:
+        raise UserError(f"no labelled window: {flat} flat ones" if flat else "no labelled window fits in it")
+    notes = (f"{flat} flat windows left out",) * bool(flat)
+    return Piece(piece.name, piece.split, piece.start, piece.stop, kept, piece.notes + notes)
+
+
+def _write(args, recipe, source, file, clean, piece) -> dict:
+    """Write one recording under a temporary name, then rename it -> its row of the manifest."""
+    path = args.out_dir / piece.split / f"{piece.name}.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    eeg = clean.eeg[:, piece.start : piece.stop]
+    if args.dtype == "float16":
+        eeg = eeg.clip(-65504, 65504).astype(np.float16)
+    part = path.with_name(path.name + ".part")
+    with h5py.File(part, "w") as h5:
+        group = h5.create_group(piece.name)
+        data = group.create_dataset("eeg", data=eeg, chunks=(len(eeg), min(eeg.shape[1], CHUNK_SECONDS * RATE)))
+        data.attrs["chOrder"] = list(clean.channels)
+        data.attrs.update(rsFreq=RATE, lFreq=clean.low, hFreq=clean.high, notch=clean.notch, unit="uV")
+        data.attrs.update(source=file, subject=source.subject)
+        if recipe.labels:
+            group["segments"] = np.array(piece.rows, dtype=np.int64)
+    with open(part, "rb") as written:
+        sha256 = hashlib.file_digest(written, "sha256").hexdigest()
+    part.replace(path)
+    counts = Counter(label for _, _, label in piece.rows)
+    return {
+        "recording": piece.name,
+        "split": piece.split,
+        "subject": source.subject,
+        "channels": " ".join(clean.channels),
+        "seconds": eeg.shape[1] / RATE,
+        "windows": len(piece.rows),
+        "windows_per_label": " ".join(str(counts[label]) for label in range(len(recipe.labels))),
+        "sha256": sha256,
+    }

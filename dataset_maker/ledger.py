@@ -1,0 +1,191 @@
+"""What a maker has done so far, and the manifest, report and summary made of it.
+
+`progress/<i>-of-<n>.jsonl` gets one line a finished raw file. The run that completes the last file of the corpus writes
+`manifest.csv` and `report.csv` from the lines of all shards, which may run at the same time and end in any order.
+"""
+
+import csv
+import io
+import json
+from collections import Counter
+
+import mne
+import yaml
+
+from dataset.hdf5 import RATE
+from dataset_maker.preprocessing import HIGH, LOW
+from errors import UserError
+
+VERSION = 1  # of what makers write; raised when the same raw file would give other bytes
+MANIFEST = ("recording", "split", "subject", "channels", "seconds", "windows", "windows_per_label", "sha256")
+REPORT = ("file", "status", "recordings", "notes")
+
+
+def describe(args, recipe) -> dict:
+    """The content of dataset.yaml: all that the recordings depend on, nothing of the machine."""
+    return {
+        "name": recipe.name,
+        "labels": list(recipe.labels) or None,
+        "rate": RATE,
+        "unit": "uV",
+        "band": [LOW, HIGH],
+        "notch": args.notch,
+        "dtype": args.dtype,
+        "channels": list(recipe.channels) if recipe.channels else None,
+        "split": recipe.split_rule,
+        "seed": args.seed,
+        "parameters": recipe.parameters,
+        "maker_version": VERSION,
+        "made_with": {"mne": mne.__version__},
+    }
+
+
+def replace_text(path, text, part) -> None:
+    """Write a file as a whole or not at all, by way of `part` in the same file system."""
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+class Ledger:
+    """The records of a dataset folder; `open_shard` tells what is to do, `add` notes it, `close_shard` merges."""
+
+    def __init__(self, args, description, sources, excluded):
+        self.out_dir, self.raw_dir, self.shard = args.out_dir, args.raw_dir, args.shard
+        self.description, self.sources = description, sources
+        self.excluded = [(path.relative_to(args.raw_dir).as_posix(), reason) for path, reason in excluded]
+        self.progress = args.out_dir / "progress"
+        self.mine = self.progress / f"{args.shard[0]}-of-{args.shard[1]}.jsonl"
+        self.part = self.mine.with_suffix(".part")
+
+    def open_shard(self) -> list:
+        """Prepare the folder -> the sources that this shard has still to make; refused ones are tried again.
+
+        Raises UserError when the folder was made with other parameters.
+        """
+        try:
+            self.progress.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out_dir {self.out_dir} cannot be made: {error.strerror}") from None
+        self._check_description()
+        self._tidy()
+        records = self._records()
+        todo = [source for source in self.sources[self.shard[0] :: self.shard[1]] if not self._used(records, source)]
+        for source in todo:  # made for another split before: that recording would stay behind
+            for record in records.get(self._file(source), ()):
+                for row in record["rows"]:
+                    self._h5(row).unlink(missing_ok=True)
+        return todo
+
+    def add(self, record) -> None:
+        with open(self.mine, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def close_shard(self) -> int:
+        """Merge when every source is made or refused; print a summary -> the number of files refused."""
+        self._tidy()
+        records = self._records()
+        final = [self._used(records, source) or self._refused(records, source) for source in self.sources]
+        missing = final.count(None)
+        final = [record for record in final if record]
+        refused = [record for record in final if record["status"] == "refused"]
+        for record in refused[:5]:
+            print(f"refused {record['file']}: {'; '.join(record['notes'])}")
+        if missing:
+            print(f"{missing} of {len(self.sources)} files are left to other shards; the last one writes the manifest")
+        else:
+            self._merge(final)
+        print(f"{len(final) - len(refused)} files used, {len(refused)} refused")
+        return len(refused)
+
+    def _check_description(self) -> None:
+        path = self.out_dir / "dataset.yaml"
+        if not path.is_file():
+            replace_text(path, yaml.safe_dump(self.description, sort_keys=False), self.part)
+            return
+        try:
+            before = yaml.safe_load(path.read_text(encoding="utf-8"))
+            changed = [key for key in self.description if before.get(key) != self.description[key]]
+        except (yaml.YAMLError, AttributeError):
+            raise UserError(f"{path} is damaged; remove --out_dir {self.out_dir} and run this again") from None
+        changed = [key for key in changed if key != "made_with"]
+        if changed:
+            was = ", ".join(f"{key} {before.get(key)} (now {self.description[key]})" for key in changed)
+            raise UserError(f"--out_dir {self.out_dir} was made with {was}; take the same, or another --out_dir")
+
+    def _records(self) -> dict[str, list[dict]]:
+        """All shards' records by raw file."""
+        records = {}
+        for path in sorted(self.progress.glob("*.jsonl")):
+            for record in self._read(path):
+                records.setdefault(record["file"], []).append(record)
+        return records
+
+    @staticmethod
+    def _read(path) -> list[dict]:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("}\n")]  # a killed run may leave half a line
+
+    def _tidy(self) -> None:
+        """Sort this shard's lines, the last one of each file, so that a killed and a clean run end with the same."""
+        if not self.mine.is_file():
+            return
+        records = {record["file"]: record for record in self._read(self.mine)}
+        lines = [json.dumps(records[file]) + "\n" for file in sorted(records)]
+        replace_text(self.mine, "".join(lines), self.part)
+
+    def _file(self, source) -> str:
+        return source.path.relative_to(self.raw_dir).as_posix()
+
+    def _h5(self, row):
+        return self.out_dir / row["split"] / f"{row['recording']}.h5"
+
+    def _used(self, records, source) -> dict | None:
+        wanted = {"name": source.name, "subject": source.subject, "split": source.split, "status": "used"}
+        for record in records.get(self._file(source), ()):
+            if wanted.items() <= record.items() and all(self._h5(row).is_file() for row in record["rows"]):
+                return record
+        return None
+
+    def _refused(self, records, source) -> dict | None:
+        return next((r for r in records.get(self._file(source), ()) if r["status"] == "refused"), None)
+
+    def _merge(self, records) -> None:
+        rows = sorted((row for record in records for row in record["rows"]), key=lambda row: row["recording"])
+        report = [
+            {
+                "file": record["file"],
+                "status": record["status"],
+                "recordings": " ".join(row["recording"] for row in record["rows"]),
+                "notes": "; ".join(record["notes"]),
+            }
+            for record in records
+        ]
+        report += [{"file": file, "status": "excluded", "notes": reason} for file, reason in self.excluded]
+        self._write_table("report.csv", REPORT, sorted(report, key=lambda row: row["file"]))
+        if not rows:
+            raise UserError(f"no file of {self.raw_dir} was usable; the reasons are in {self.out_dir / 'report.csv'}")
+        self._write_table("manifest.csv", MANIFEST, rows)
+        self._print_summary(rows)
+
+    def _write_table(self, name, columns, rows) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        replace_text(self.out_dir / name, text.getvalue(), self.part)
+
+    def _print_summary(self, rows) -> None:
+        labels = self.description["labels"] or []
+        print(f"\n{self.description['name']} in {self.out_dir} (manifest.csv, report.csv, dataset.yaml)")
+        print(f"{'split':8}{'recordings':>12}{'subjects':>10}{'hours':>10}{'windows':>10}  windows per label")
+        for split in sorted({row["split"] for row in rows}, key=("train", "val", "test").index):
+            mine = [row for row in rows if row["split"] == split]
+            counts = Counter()
+            for row in mine:
+                counts.update(dict(zip(labels, map(int, row["windows_per_label"].split()), strict=True)))
+            hours = sum(row["seconds"] for row in mine) / 3600
+            per_label = ", ".join(f"{label} {counts[label]}" for label in labels)
+            print(
+                f"{split:8}{len(mine):12}{len({row['subject'] for row in mine}):10}{hours:10.2f}"
+                f"{sum(row['windows'] for row in mine):10}  {per_label}"
+            )

@@ -1,0 +1,54 @@
+"""Workload: the PhysioNet set "EEG During Mental Arithmetic Tasks" (eegmat), rest against arithmetic.
+
+python dataset_maker/make_Workload.py --raw_dir raw/eegmat --out_dir datasets/Workload
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import errors
+from dataset.hdf5 import RATE
+from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, whole
+
+CHANNELS = tuple("FP1 FP2 F3 F4 F7 F8 T3 T4 C3 C4 T5 T6 P3 P4 O1 O2 FZ CZ PZ".split())  # noqa: SIM905
+LABELS = ("rest", "arithmetic")  # SubjectNN_1, SubjectNN_2
+LAST, WINDOW, STRIDE = 60, 4, 2  # seconds
+LAYOUT = "SubjectNN_1.edf (rest) and SubjectNN_2.edf (arithmetic)"
+SPLIT_RULE = "subjects 00-25 train, 26-30 val, 31 and later test, as published"
+
+
+def split_of(subject: int) -> str:
+    return "train" if subject <= 25 else "val" if subject <= 30 else "test"
+
+
+def last_minute(source, clean):
+    """Windows of 4 s every 2 s in the last 60 s, all with the file's label."""
+    stop = clean.eeg.shape[1]
+    starts = range(stop - LAST * RATE, stop - WINDOW * RATE + 1, STRIDE * RATE)
+    return whole(source, clean, [(start, start + WINDOW * RATE, source.detail) for start in starts])
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser, notch=50.0)
+    return parser.parse_args(argv)
+
+
+def main(args):
+    sources = []
+    for path in find_files(args.raw_dir, [".edf"], LAYOUT):
+        name = re.fullmatch(r"Subject(\d\d)_([12])", path.stem)
+        if not name:
+            raise errors.UserError(f"{path} is not called {LAYOUT}; take it out of --raw_dir")
+        subject, run = name.groups()
+        sources.append(Source(path, path.stem, f"Subject{subject}", split_of(int(subject)), detail=int(run) - 1))
+    recipe = Recipe("Workload", SPLIT_RULE, LABELS, CHANNELS, last_minute, reader={"min_seconds": LAST})
+    make(args, recipe, sources)
+
+
+if __name__ == "__main__":
+    errors.run(main, get_args)
