@@ -1,10 +1,10 @@
 """Evaluate a model on whole sets: gather every rank's answers, score them, write them, and compare runs.
 
-A script brings one function, `predict(batch) -> (indices (B,), labels (B,), probabilities (B, A))`:
+A model is a function `predict(batch) -> (indices (B,), labels (B,), probabilities (B, A))`; `make_predict` makes that of
+a NeuroLM:
     predictions = collect(predict, loader, len(windows))
-    result = evaluate(predictions, windows, name="TUAB", split="test", answers=("No", "Yes"))
-    write_results(out_dir, [result], method="NeuroLM-B", seed=0)
-    print(results_table([result]))
+    result = evaluate(predictions, windows.describe(), name="TUAB", split="test", answers=("No", "Yes"))
+    report(out_dir, [result], run, method="NeuroLM-B", seed=0)
 `python -m evaluation RUN...` puts the results of such runs, mean and standard deviation over those of a method, beside
 the published ones. n windows · A answers.
 """
@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 import errors
 from dataset.batches import collate_eeg
-from dataset.text import load_tokenizer
+from dataset.text import END_TOKEN, load_tokenizer
 from errors import UserError
 from metrics import bootstrap_intervals, count_confusion, default_metrics, explain_labels, primary_metric, score_metrics
 from results import HARD, PUBLISHED, compare_runs, read_run, results_table, write_results
@@ -144,29 +144,47 @@ def _score_recordings(recordings, predictions, names) -> dict[str, float]:
     return score_metrics(labels, means, sums.shape[1], names)
 
 
-def answer_tasks(model, windows: dict, split: str, batch_size: int, run, num_workers: int = 0) -> list[Evaluation]:
-    """Let a NeuroLM answer the labelled windows of each task ({task: Windows}) by the likelihood of its options."""
-    tokenizer = load_tokenizer()
+def answer_tasks(model, windows, split, batch_size, run, num_workers=0, answer_by="score") -> list[Evaluation]:
+    """Let a NeuroLM answer the labelled windows of each task, {task: Windows}; `answer_by` as in `make_predict`."""
     model.eval()
     evaluations = []
     for task, task_windows in windows.items():
-        prompt = torch.tensor(task.prompt(tokenizer), device=run.device)
-        options, whole = task.options(tokenizer), not task.first_tokens_differ
-
-        def predict(batch, prompt=prompt, options=options, whole=whole):
-            question = batch | {"tokens": prompt.expand(len(batch["label"]), -1)}
-            with run.autocast():
-                likelihoods = model.score_answers(question, options, whole)
-            return batch["index"], batch["label"], likelihoods.double().softmax(-1)
-
         batches = evaluation_loader(task_windows, batch_size, run, collate_eeg, num_workers)
-        evaluations.append(
-            evaluate(
-                collect(predict, batches, len(task_windows)), task_windows.describe(), name=task.name, split=split,
-                answers=task.answers, metrics=task.metrics,
-            )
-        )  # fmt: skip
+        predictions = collect(make_predict(model, task, run, answer_by), batches, len(task_windows))
+        about = {"name": task.name, "split": split, "answers": task.answers, "metrics": task.metrics}
+        evaluations.append(evaluate(predictions, task_windows.describe(), **about))
     return evaluations
+
+
+def make_predict(model, task, run, answer_by: str = "score"):
+    """The `predict` of a NeuroLM and a task, for `collect`.
+
+    answer_by: "score" gives each allowed answer the softmax of its log-likelihood; "generate" lets the model write, and
+    parses what it wrote: probability 1 for one answer, 0 for all where it wrote none of them.
+    """
+    tokenizer = load_tokenizer()
+    options = task.options(tokenizer)
+    prompt = torch.tensor(task.prompt(tokenizer), device=run.device)
+
+    def ask(batch):
+        return batch | {"tokens": prompt.expand(len(batch["label"]), -1)}
+
+    def score(batch):
+        with run.autocast():
+            likelihoods = model.score_answers(ask(batch), options, whole=not task.first_tokens_differ)
+        return batch["index"], batch["label"], likelihoods.double().softmax(-1)
+
+    def generate(batch):
+        with run.autocast():
+            written = model.generate(ask(batch), max(map(len, options)), END_TOKEN)
+        probabilities = torch.zeros(len(written), len(options))
+        for row, ids in enumerate(written.tolist()):
+            label = task.parse(tokenizer.decode(ids))
+            if label is not None:
+                probabilities[row, label] = 1
+        return batch["index"], batch["label"], probabilities
+
+    return {"score": score, "generate": generate}[answer_by]
 
 
 def report(out_dir, evaluations, run, **about) -> None:
