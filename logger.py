@@ -35,9 +35,11 @@ class Logger:
         out_dir = Path(out_dir)
         out_dir.mkdir(parents=True, exist_ok=True)
         (out_dir / "config.json").write_text(json.dumps(config, indent=2, default=str))
-        self.metrics = out_dir / "metrics.jsonl"
-        self._drop_after(first_step)
-        self.file = open(self.metrics, "a", buffering=1)  # noqa: SIM115 - closed by `close`
+        self.epoch_log = out_dir / "log.txt"
+        self.latest = {}
+        metrics = out_dir / "metrics.jsonl"
+        _drop_after(metrics, "step", first_step)
+        self.file = open(metrics, "a", buffering=1)  # noqa: SIM115 - closed by `close`
         interval = 1.0 if sys.stderr.isatty() else 30.0  # a log file needs no living bar
         self.bar = tqdm(
             total=total_steps, initial=first_step, unit="step", dynamic_ncols=True, mininterval=interval, miniters=1
@@ -48,13 +50,6 @@ class Logger:
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(str(tensorboard_dir), purge_step=first_step + 1)
-
-    def _drop_after(self, step: int) -> None:
-        if not self.metrics.exists():
-            return
-        lines = self.metrics.read_text().splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        self.metrics.write_text("".join(line + "\n" for line in kept))
 
     def advance(self) -> None:
         """One more step on the progress bar."""
@@ -67,6 +62,7 @@ class Logger:
             return
         plain = {name: float(value) for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in plain.items()}
+        self.latest |= {"step": step, **finite}
         self.file.write(json.dumps({"step": step, **finite}) + "\n")
         if "train/loss" in plain:
             self.bar.set_postfix(loss=f"{plain['train/loss']:.4f}", refresh=False)
@@ -75,6 +71,13 @@ class Logger:
         if self.board:
             for name, value in plain.items():
                 self.board.add_scalar(name, value, step)
+
+    def end_epoch(self, epoch: int) -> None:
+        """A line in `log.txt`: the latest value of every number."""
+        if self.run.main:
+            _drop_after(self.epoch_log, "epoch", epoch - 1)
+            with open(self.epoch_log, "a") as file:
+                file.write(json.dumps({"epoch": epoch, **self.latest}) + "\n")
 
     def say(self, message: str) -> None:
         """A line above the progress bar."""
@@ -90,6 +93,15 @@ class Logger:
             self.wandb.finish()
         if self.board:
             self.board.close()
+
+
+def _drop_after(path: Path, name: str, last: int) -> None:
+    """Leave out the lines whose `name` is past `last`, and half-written ones."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)[name] <= last]
+    path.write_text("".join(line + "\n" for line in kept))
 
 
 def _start_wandb(out_dir: Path, config: dict, resumed: bool, project: str, name: str, api_key: str | None):

@@ -5,6 +5,7 @@ and says what the loss is; the state of the run is the number of steps taken.
 """
 
 import contextlib
+import copy
 import hashlib
 import platform
 import signal
@@ -21,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from checkpointing import load_strictly, plain_names, read_checkpoint, write_checkpoint
 from errors import UserError
 from logger import Logger, public_config
-from utils import Loader, Run, learning_rates, make_optimizer, seed_everything, wrap
+from utils import Loader, Run, decay_groups, learning_rates, make_optimizer, seed_everything, wrap
 
 NEWEST = "ckpt.pt"  # the checkpoint that a run continues from
 BEST = "ckpt-best.pt"  # the model of the epoch with the best validation
@@ -30,14 +31,18 @@ REQUEUE = 75  # exit status of a run that was told to stop and has saved its sta
 
 class Trainer:
     def __init__(self, raw_model, run: Run, optimizer, rates: np.ndarray, checkpoint: Path, extra: dict, *,
-                 epochs: int, grad_clip: float = 0.0, compile: bool = False, log_interval: int = 10,
-                 save_every_minutes: float = 0, save_every_steps: int = 0, save_ckpt_freq: int = 0):  # fmt: skip
+                 epochs: int, grad_clip: float = 0.0, ema_decay: float = 0.0, compile: bool = False,
+                 log_interval: int = 10, save_every_minutes: float = 0, save_every_steps: int = 0,
+                 save_ckpt_freq: int = 0):  # fmt: skip
         """rates: the learning rate of each step to take; checkpoint: path of the newest checkpoint; extra: what it
-        holds beside the state; save_ckpt_freq: every so many epochs one is kept under its epoch's name."""
+        holds beside the state; ema_decay: of the moving average of the weights that is evaluated, 0: none;
+        save_ckpt_freq: every so many epochs a checkpoint is kept under its epoch's name."""
         self.raw_model, self.model, self.run = raw_model, wrap(raw_model, run, compile), run
         self.optimizer, self.rates, self.total_steps = optimizer, rates, len(rates)
         self.checkpoint, self.extra, self.n_epochs = Path(checkpoint), extra, epochs
         self.grad_clip, self.log_interval = grad_clip, log_interval
+        self.ema_decay = ema_decay
+        self.evaluated = copy.deepcopy(raw_model).requires_grad_(False) if ema_decay else raw_model
         self.save_every_minutes, self.save_every_steps = save_every_minutes, save_every_steps
         self.save_ckpt_freq = save_ckpt_freq
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
@@ -60,9 +65,8 @@ class Trainer:
         for epoch in range(self.epoch, self.n_epochs):
             yield epoch
             self.epoch = epoch + 1
-            name = f"{self.checkpoint.stem}-{self.epoch}{self.checkpoint.suffix}"
             keep = self.save_ckpt_freq and self.epoch % self.save_ckpt_freq == 0
-            self.save(also=[self.checkpoint.with_name(name)] if keep else [])
+            self.save(also=[self._named(self.epoch)] if keep else [])
             if self.step >= self.total_steps:
                 break
 
@@ -80,7 +84,7 @@ class Trainer:
                 return
             seed_everything(self.run.seed, self.step, self.run.rank)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.rates[self.step]
+                group["lr"] = self.rates[self.step] * group.get("lr_scale", 1.0)
             self.model.train()
             self._files.append((self.step, [file for batch in micro_batches for file in batch["files"]]))
             yield micro_batches
@@ -109,6 +113,8 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.ema_decay:
+            self._average()
         finite = torch.isfinite(self._recorded["loss"])
         self._finite.append(finite if self.scaler.is_enabled() else finite & torch.isfinite(norm))
         self._recorded["grad_norm"] = self._recorded.get("grad_norm", 0.0) + norm.detach().float() / self.run.world_size
@@ -116,6 +122,13 @@ class Trainer:
         for name, count in counts.items():
             self._counts[name] = self._counts.get(name, 0.0) + count
         self.step += 1
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """The evaluated weights follow the trained ones."""
+        trained = self.raw_model.state_dict()
+        for name, value in self.evaluated.state_dict().items():
+            value.lerp_(trained[name], 1 - self.ema_decay)
 
     def _after_step(self) -> None:
         self.logger.advance()
@@ -170,10 +183,14 @@ class Trainer:
             )
         raise UserError(
             f"{message}. The last good checkpoint is untouched ({self.checkpoint}). Look at these recordings, or lower "
-            "--learning_rate, or set --grad_clip 1.0, or use --dtype float32"
+            "the learning rate, or clip the gradients at 1.0, or use --dtype float32"
         )
 
     # ----------------------------------------------------------------------------------------------------- the state
+
+    def _named(self, name) -> Path:
+        """The path of a checkpoint beside the newest one."""
+        return self.checkpoint.with_stem(f"{self.checkpoint.stem}-{name}")
 
     def state(self) -> dict:
         return {
@@ -184,6 +201,7 @@ class Trainer:
             "epoch": self.epoch,
             "best": self.best,
             "total_steps": self.total_steps,
+            **({"model_ema": self.evaluated.state_dict()} if self.ema_decay else {}),
             **self.extra,
         }
 
@@ -201,15 +219,15 @@ class Trainer:
         if score > self.best:
             self.best = score
             if self.run.main:
-                model = {"model": self.raw_model.state_dict(), "iter_num": self.step, "epoch": self.epoch + 1}
-                write_checkpoint(model | {"best": score} | self.extra, self.checkpoint.with_name(BEST))
+                model = {"model": self.evaluated.state_dict(), "iter_num": self.step, "epoch": self.epoch + 1}
+                write_checkpoint(model | {"best": score} | self.extra, self._named("best"))
 
     def load_best(self) -> None:
-        """Take the weights that `keep_best` kept; without any, the last ones stay."""
-        path = self.checkpoint.with_name(BEST)
+        """Evaluate the weights that `keep_best` kept; without any, the last ones stay."""
+        path = self._named("best")
         self.run.barrier()
         if path.is_file() and self.best > float("-inf"):
-            load_strictly(self.raw_model, plain_names(read_checkpoint(path)["model"]), str(path))
+            load_strictly(self.evaluated, plain_names(read_checkpoint(path)["model"]), str(path))
 
     def resume(self) -> None:
         """Continue from the newest checkpoint."""
@@ -220,6 +238,8 @@ class Trainer:
                 f"{self.total_steps}: the learning rate follows the new plan"
             )
         load_strictly(self.raw_model, plain_names(state["model"]), str(self.checkpoint))
+        if self.ema_decay:
+            load_strictly(self.evaluated, state.get("model_ema", state["model"]), str(self.checkpoint))
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler.is_enabled() and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
@@ -230,21 +250,31 @@ class Trainer:
 def start_training(raw_model, run: Run, args, out_dir: Path, *, steps: int, warmup_steps: int, extra: dict) -> Trainer:
     """Optimizer, schedule, trainer, the newest checkpoint of `out_dir` and the logs, from the flags that the scripts of
     NeuroLM share. extra: what the checkpoints hold beside the state of the training."""
-    betas = (args.beta1, args.beta2)
-    optimizer = make_optimizer(raw_model, args.learning_rate, betas, args.weight_decay, run.device)
+    groups = decay_groups(raw_model, args.weight_decay)
+    optimizer = make_optimizer(groups, args.learning_rate, (args.beta1, args.beta2), run.device)
     final_lr = args.min_lr if args.decay_lr else args.learning_rate
+    rates = learning_rates(args.learning_rate, final_lr, steps, warmup_steps)
+    return begin_training(
+        raw_model, run, args, optimizer, rates, out_dir / NEWEST, extra=extra, grad_clip=args.grad_clip
+    )
+
+
+def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path, *, extra: dict, grad_clip: float,
+                   ema_decay: float = 0.0, log_dir=None) -> Trainer:  # fmt: skip
+    """Trainer, the newest checkpoint and the logs, from the flags that all scripts share; log_dir: of TensorBoard."""
     config = public_config(args)
     trainer = Trainer(
-        raw_model, run, optimizer, learning_rates(args.learning_rate, final_lr, steps, warmup_steps), out_dir / NEWEST,
-        extra=extra | provenance(config),
-        epochs=args.epochs, grad_clip=args.grad_clip, compile=args.compile, log_interval=args.log_interval,
-        save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
-        save_ckpt_freq=args.save_ckpt_freq,
+        raw_model, run, optimizer, rates, checkpoint, extra=extra | provenance(config),
+        epochs=args.epochs, grad_clip=grad_clip, ema_decay=ema_decay, compile=args.compile,
+        log_interval=args.log_interval, save_every_minutes=args.save_every_minutes,
+        save_every_steps=args.save_every_steps, save_ckpt_freq=args.save_ckpt_freq,
     )  # fmt: skip
-    if resumes(args, out_dir):
+    if args.resume and checkpoint.is_file():
         trainer.resume()
     wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}
-    trainer.logger = Logger(out_dir, run, config, steps, trainer.step, wandb if args.wandb_log else None)
+    trainer.logger = Logger(
+        checkpoint.parent, run, config, len(rates), trainer.step, wandb if args.wandb_log else None, log_dir
+    )
     return trainer
 
 

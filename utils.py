@@ -156,14 +156,22 @@ def learning_rates(base: float, final: float, steps: int, warmup_steps: int) -> 
     return np.concatenate([np.linspace(0, base, warmup_steps), cosine])
 
 
-def make_optimizer(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float, device: torch.device):
-    """AdamW; tensors of two and more dimensions decay, the others (norms, biases) do not."""
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+
+
+def make_optimizer(groups, lr: float, betas: tuple[float, float], device: torch.device, eps: float = 1e-8,
+                   kind: str = "adamw"):  # fmt: skip
+    """The optimizer of parameter groups {params, weight_decay, lr_scale (default 1, multiplies the learning rate)}."""
+    return OPTIMIZERS[kind](groups, lr=lr, betas=tuple(betas), eps=eps, fused=device.type == "cuda")
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Groups for `make_optimizer`: tensors of two and more dimensions decay, the others (norms, biases) do not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    return [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=device.type == "cuda")
 
 
 def wrap(model: nn.Module, run: Run, compile: bool = False) -> nn.Module:
@@ -182,20 +190,32 @@ def wrap(model: nn.Module, run: Run, compile: bool = False) -> nn.Module:
 class Loader:
     """Training batches in an order that follows from (seed, epoch) alone, whatever the number of processes.
 
-    A step takes `accumulation` micro-batches on every process. Incomplete steps at the end of an epoch are left out.
+    A step takes `accumulation` micro-batches on every process. With `groups` (arrays of positions in the dataset that
+    may share a batch) every step is of one group, and the groups take turns in proportion to their sizes. Incomplete
+    steps, of each group, are left out; another epoch leaves out others.
     """
 
-    def __init__(self, dataset, batch_size: int, run: Run, collate, accumulation: int = 1, num_workers: int = 0):
+    def __init__(self, dataset, batch_size: int, run: Run, collate, accumulation: int = 1, num_workers: int = 0,
+                 groups=None):  # fmt: skip
         self.dataset, self.run, self.accumulation = dataset, run, accumulation
         self.batch_size = batch_size
+        groups = [np.arange(len(dataset))] if groups is None else groups
         per_step = batch_size * run.world_size * accumulation
-        self.steps_per_epoch = len(dataset) // per_step
+        self.steps_per_epoch = sum(len(group) // per_step for group in groups)
+        sizes = f"{run.world_size} process(es) x batch size {batch_size} x {accumulation} accumulated"
         if self.steps_per_epoch == 0:
+            largest = max((len(group) for group in groups), default=0)
             raise UserError(
-                f"the training set has {len(dataset)} samples, fewer than the {per_step} of one step ({run.world_size} "
-                f"process(es) x batch size {batch_size} x {accumulation} accumulated): take a smaller batch size"
+                f"the training set has {largest} samples{' of one shape' * (len(groups) > 1)}, fewer than the "
+                f"{per_step} of one step ({sizes}): take a smaller batch size"
             )
-        self.sampler = _EpochOrder(len(dataset), batch_size, run)
+        small = [len(group) for group in groups if len(group) < per_step]
+        if small:
+            run.say(
+                f"{sum(small)} of {len(dataset)} training samples are never drawn: they are of {len(small)} shape(s) "
+                f"with fewer samples than the {per_step} of one step ({sizes}); a smaller batch size would use them"
+            )
+        self.sampler = _EpochOrder(groups, per_step, batch_size, run)
         self.loader = DataLoader(
             dataset,
             batch_sampler=self.sampler,
@@ -220,10 +240,10 @@ class Loader:
 
 
 class _EpochOrder:
-    """Batch sampler: blocks first..last of an epoch's permutation, of which this rank takes its slice."""
+    """Batch sampler: micro-batches first..last of an epoch's order, of which this rank takes its slice."""
 
-    def __init__(self, length: int, batch_size: int, run: Run):
-        self.length, self.batch_size, self.run = length, batch_size, run
+    def __init__(self, groups, per_step: int, batch_size: int, run: Run):
+        self.groups, self.per_step, self.batch_size, self.run = groups, per_step, batch_size, run
         self.take(0, 0, 0)
 
     def take(self, epoch: int, first: int, last: int) -> None:
@@ -233,17 +253,30 @@ class _EpochOrder:
         return self.last - self.first
 
     def __iter__(self):
-        order = np.random.default_rng([self.run.seed, self.epoch]).permutation(self.length)
+        order = self.order()
         everyone = self.batch_size * self.run.world_size
         for block in range(self.first, self.last):
             mine = block * everyone + self.run.rank * self.batch_size
             yield order[mine : mine + self.batch_size].tolist()
 
+    def order(self) -> np.ndarray:
+        """The positions of the epoch's steps, one after another."""
+        random_numbers = np.random.default_rng([self.run.seed, self.epoch])
+        steps, moments = [], []
+        for group in self.groups:
+            order = random_numbers.permutation(group)
+            steps.append(order[: len(order) // self.per_step * self.per_step].reshape(-1, self.per_step))
+            moments.append((np.arange(len(steps[-1])) + random_numbers.random()) / max(len(steps[-1]), 1))
+        return np.concatenate(steps)[np.argsort(np.concatenate(moments), kind="stable")].ravel()
 
-def evaluation_loader(dataset, batch_size: int, run: Run, collate, num_workers: int = 0):
-    """Every sample once: the processes take every world_size-th one; counts may differ by one between them."""
-    mine = range(run.rank, len(dataset), run.world_size)
-    blocks = [list(mine[i : i + batch_size]) for i in range(0, len(mine), batch_size)]
+
+def evaluation_loader(dataset, batch_size: int, run: Run, collate, num_workers: int = 0, groups=None):
+    """Every sample once, a batch from one of the `groups` (as in Loader): the processes take every world_size-th one of
+    a group; their counts may differ by one."""
+    blocks = []
+    for group in [np.arange(len(dataset))] if groups is None else groups:
+        mine = group[run.rank :: run.world_size].tolist()
+        blocks += [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
     loader = DataLoader(dataset, batch_sampler=blocks, collate_fn=collate, num_workers=num_workers)
     return (to_device(batch, run.device) for batch in loader)
 

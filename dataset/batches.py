@@ -45,6 +45,20 @@ def collate_eeg(samples: list[dict]) -> dict:
     }
 
 
+def collate_montage(samples: list[dict]) -> dict:
+    """Samples of one shape for LaBraM: x (B, C, S, 200) in 100 uV; chans (B, C), rows of the channel table plus one;
+    label, index (B,); keys: the indices again, on the host; files: their recordings."""
+    eeg = torch.from_numpy(np.stack([sample["eeg"] for sample in samples]))
+    return {
+        "x": rearrange(eeg, "b c (s p) -> b c s p", p=RATE),
+        "chans": torch.from_numpy(np.stack([sample["rows"] for sample in samples])) + 1,
+        "label": torch.tensor([sample["label"] for sample in samples]),
+        "index": torch.tensor([sample["index"] for sample in samples]),
+        "keys": [sample["index"] for sample in samples],
+        "files": [sample["file"] for sample in samples],
+    }
+
+
 def padding_mask(counts: list[int]):
     """Number of real tokens of each row -> valid (B, longest) bool, or None where all rows are equally long."""
     if min(counts) == max(counts):

@@ -16,6 +16,8 @@ from errors import UserError
 RATE = 200  # Hz
 MAX_SECONDS = 64  # of a window: the rows of NeuroLM's time embedding
 MICROVOLTS = 100.0  # the models take EEG in units of 100 uV
+LABRAM_SECONDS = 16  # the rows of LaBraM's time embedding
+LABRAM_ROWS = 128  # of the channel table: its position embedding has no more
 SHORTEST = 2  # seconds: a window with a next second to predict
 
 
@@ -53,6 +55,13 @@ class Windows(Dataset):
             "subject": [recording.subject for recording in recordings],
             "start": (self.index[:, 1] / RATE).tolist(),
         }
+
+    def same_shape(self) -> list[np.ndarray]:
+        """Positions of the windows of each shape (channels, seconds): those that share a batch without padding."""
+        channels = np.array([len(recording.channels) for recording in self.recordings])[self.index[:, 0]]
+        shapes = np.column_stack([channels, self.index[:, 2] - self.index[:, 1]])
+        _, group = np.unique(shapes, axis=0, return_inverse=True)
+        return [np.flatnonzero(group == number) for number in range(group.max(initial=-1) + 1)]
 
     @classmethod
     def continuous(cls, recordings: list[Recording], seconds, stride=None) -> "Windows":
@@ -135,3 +144,38 @@ def pretraining_windows(folders, split: str, max_tokens: int) -> Windows:
 def open_tasks(tasks: dict[Task, Path], split: str) -> dict[Task, Windows]:
     """The labelled windows of a split of each task's dataset folder."""
     return {task: Windows.labelled(open_dataset(folder, split)) for task, folder in tasks.items()}
+
+
+def labram_pretraining_windows(folders, split: str, stride: int) -> Windows:
+    """Windows of 256 // C seconds, 16 at most, every `stride` seconds (LaBraM, appendix on pre-training).
+
+    Raises UserError for channels that LaBraM cannot embed, and when no recording is long enough.
+    """
+    recordings = [recording for folder in folders for recording in open_dataset(folder, split)]
+    windows = Windows.continuous(recordings, lambda channels: min(LABRAM_SECONDS, 256 // channels), stride)
+    if not len(windows):
+        raise UserError(f"{', '.join(map(str, folders))}: no {split} recording is as long as one window of 256 tokens")
+    return _fit_labram(windows)
+
+
+def labram_labelled_windows(folder, split: str) -> Windows:
+    """The labelled windows of a split. Raises UserError for windows or channels that LaBraM cannot embed."""
+    return _fit_labram(Windows.labelled(open_dataset(folder, split)))
+
+
+def _fit_labram(windows: Windows) -> Windows:
+    for recording in windows.recordings:
+        beyond = np.flatnonzero(channel_rows(recording.channels) >= LABRAM_ROWS)
+        if len(beyond):
+            names = ", ".join(recording.channels[i] for i in beyond)
+            raise UserError(
+                f"{recording.path}: LaBraM has no position for channel {names}, only for the first "
+                f"{LABRAM_ROWS} rows of the channel table; make the dataset without these channels"
+            )
+    longest = int((windows.index[:, 2] - windows.index[:, 1]).max(initial=0)) // RATE
+    if longest > LABRAM_SECONDS:
+        raise UserError(
+            f"{windows.recordings[0].path.parent}: windows of {longest} s; LaBraM reads {LABRAM_SECONDS} s at most: "
+            "make the dataset with another --window"
+        )
+    return windows
