@@ -1,7 +1,7 @@
 """Evaluate a model on whole sets: gather every rank's answers, score them, write them, and compare runs.
 
-A model is a function `predict(batch) -> (indices (B,), labels (B,), probabilities (B, A))`; `make_predict` makes that of
-a NeuroLM:
+A model is a function `predict(batch) -> (indices (B,), labels (B,), probabilities (B, A))`; `make_predict` gives that
+of a NeuroLM:
     predictions = collect(predict, loader, len(windows))
     result = evaluate(predictions, windows.describe(), name="TUAB", split="test", answers=("No", "Yes"))
     report(out_dir, [result], run, method="NeuroLM-B", seed=0)

@@ -4,17 +4,13 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from conftest import run_script
 from workload import evaluate_workload, make_predictions, make_windows
 
-from dataset.tasks import TASKS, Task
-from dataset.text import END_TOKEN, load_tokenizer
 from errors import UserError
-from evaluation import answer_tasks, collect
+from evaluation import collect
 from metrics import score_metrics
 from results import results_table
-from utils import start_run
 
 # Process r of w answers the windows r, r + w, ... of sets of 1, 2, 7 and 50, in batches of 1, 7 and 64, one of them
 # twice; rank 0 writes what was gathered.
@@ -23,9 +19,7 @@ import json, os, sys
 sys.path.insert(0, os.getcwd())
 import numpy as np, torch
 import torch.distributed as dist
-from dataset.tasks import TASKS, Task
-from dataset.text import END_TOKEN, load_tokenizer
-from evaluation import answer_tasks, collect
+from evaluation import collect
 
 rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 if world > 1:
@@ -115,64 +109,3 @@ def test_probabilities_that_are_not_finite_stop_with_advice():
     predictions.probabilities[4] = np.nan
     with pytest.raises(UserError, match=r"Workload test: .* 1 of 30 windows \(first: window 4\).*earlier checkpoint"):
         evaluate_workload(predictions)
-
-
-class Written:
-    """Stands in for a NeuroLM: its likelihoods and its words are those given for each window."""
-
-    def __init__(self, likelihoods, words):
-        tokenizer = load_tokenizer()
-        self.likelihoods = torch.tensor(likelihoods)
-        rows = [[*tokenizer.encode(text), *[END_TOKEN] * 8][:4] for text in words]
-        self.words, self.training = torch.tensor(rows), True
-
-    def eval(self):
-        self.training = False
-
-    def score_answers(self, sample, options, whole):
-        self.asked = sample["tokens"], options, whole
-        return self.likelihoods[sample["index"]]
-
-    def generate(self, sample, new_tokens, end_token):
-        assert end_token == END_TOKEN
-        return self.words[sample["index"]][:, :new_tokens]
-
-
-class Rows(list):
-    """Windows of one channel and second with the given labels, of a recording each."""
-
-    def __init__(self, labels):
-        eeg = np.zeros((1, 200), dtype=np.float32)
-        super().__init__({"eeg": eeg, "rows": [0], "label": y, "index": i, "file": ""} for i, y in enumerate(labels))
-
-    def describe(self):
-        names = [f"r{i}" for i in range(len(self))]
-        return {"recording": names, "subject": names, "start": [0.0] * len(self)}
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_answers_are_scored_or_written(batch_size):
-    task, run = TASKS["Workload"], start_run("cpu")
-    model = Written(
-        likelihoods=[[-1.0, -3.0], [-50.0, -2.0], [-2.0, -1.0], [-2.0, -1.0]],
-        words=[" No ", " Yes ", " Yes ", " Maybe not"],
-    )
-    (scored,) = answer_tasks(model, {task: Rows([0, 1, 0, 1])}, "test", batch_size, run)
-    assert not model.training
-    tokens, options, whole = model.asked
-    assert tokens[0].tolist() == task.prompt(load_tokenizer()) and options[1][-1] == END_TOKEN and whole is False
-    expected = model.likelihoods.double().softmax(1)
-    np.testing.assert_array_equal(scored.windows[["p_No", "p_Yes"]], expected)
-    assert scored.metrics["accuracy"] == 0.75 and scored.metrics["auroc"] == 0.875 and scored.unanswered == 0
-
-    (written,) = answer_tasks(model, {task: Rows([0, 1, 0, 1])}, "test", batch_size, run, answer_by="generate")
-    assert written.windows[["p_No", "p_Yes"]].to_numpy().tolist() == [[1, 0], [0, 1], [0, 1], [0, 0]]
-    assert written.unanswered == 0.25 and written.metrics["accuracy"] == 0.5
-    assert written.confusion.tolist() == [[1, 1, 0], [0, 1, 1]]
-
-
-def test_answers_with_a_common_beginning_are_scored_whole():
-    model = Written([[-1.0, -2.0]], [" sleep stage two "])
-    task = Task("stages", "Which?", ("sleep stage one", "sleep stage two"))
-    answer_tasks(model, {task: Rows([0])}, "test", 8, start_run("cpu"))
-    assert model.asked[2] is True

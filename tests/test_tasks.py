@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dataset.tasks import BINARY_METRICS, MULTICLASS_METRICS, TASKS, Task, load_tasks
+from dataset.tasks import BINARY_METRICS, MULTICLASS_METRICS, TASKS, Task, find_tasks, load_tasks
 from dataset.text import END_TOKEN, SEP_TOKEN, load_tokenizer
 from errors import UserError
 
@@ -168,3 +168,28 @@ def test_labels_of_a_dataset_must_fit_the_answers():
         task.check_labels(["bckg", "seiz"], "TUSL/dataset.yaml")
     with pytest.raises(UserError, match="in another order"):
         task.check_labels(["Seizure", "background", "slowing"], "TUSL/dataset.yaml")
+
+
+def make_dataset(folder, name, labels):
+    folder.mkdir(parents=True)
+    (folder / "manifest.csv").write_text("")
+    (folder / "dataset.yaml").write_text(json.dumps({"name": name, "labels": labels}))  # JSON is YAML
+    return folder
+
+
+def test_tasks_find_their_datasets(tmp_path, write_task):
+    tusl = make_dataset(tmp_path / "data" / "TUSL", "TUSL", ["bckg", "seiz", "slow"])
+    workload = make_dataset(tmp_path / "data" / "eegmat", "Workload", ["rest", "arithmetic"])
+    make_dataset(tmp_path / "data" / "other", "other", ["a", "b"])
+    assert find_tasks(tmp_path / "data") == {TASKS["Workload"]: workload, TASKS["TUSL"]: tusl}
+    assert find_tasks(tmp_path / "data", ["TUSL"]) == {TASKS["TUSL"]: tusl}
+    with pytest.raises(UserError, match=r"task HMC: no dataset HMC under .*data, which holds .*make_HMC\.py"):
+        find_tasks(tmp_path / "data", ["HMC"])
+    with pytest.raises(UserError, match=r"other.*none of the known tasks \(TUAB"):
+        find_tasks(tmp_path / "data" / "other")
+    (tmp_path / "my_dataset").rmdir()
+    make_dataset(tmp_path / "my_dataset", "mine", ["no", "yes"])
+    with pytest.raises(UserError, match=r"task mine has answers .*my_dataset/dataset\.yaml has labels \['no', 'yes'\]"):
+        find_tasks(tmp_path / "data", [write_task()])
+    (task,) = find_tasks(tmp_path / "data", [write_task(answers="[No, Yes]")])
+    assert task.dataset == str(tmp_path / "my_dataset")
