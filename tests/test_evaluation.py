@@ -44,6 +44,7 @@ if rank == 0:
 """
 
 
+@pytest.mark.e2e
 def test_any_batches_and_processes_gather_the_same(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
