@@ -27,6 +27,7 @@ class NTConfig:
     out_chans: int = 16  # of the temporal convolution
     dropout: float = 0.0
     bias: bool = False
+    embed_std: float = 1.0  # of the position embeddings at the start; the paper's 1 drowns the signal in short trainings
     norm_over_padding: bool = False  # True: the official GroupNorm, which also averages over zero padding
 
     @classmethod
@@ -89,6 +90,8 @@ class NeuralTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.fc_norm = nn.LayerNorm(config.n_embd, eps=1e-6)
         self.apply(init_linear)
+        for embedding in (self.pos_embed, self.time_embed):
+            nn.init.normal_(embedding.weight, std=config.embed_std)
         for i, block in enumerate(self.blocks):
             for projection in (block.attn.c_proj, block.mlp.c_proj):
                 projection.weight.data.div_(math.sqrt(2.0 * (i + 1)))

@@ -30,7 +30,7 @@ class VQSize:
 
 
 VQ_SIZES = {
-    "tiny": VQSize(NTConfig(n_layer=2, n_head=4, n_embd=128), decoder_layers=1, n_codes=512, code_dim=32),
+    "tiny": VQSize(NTConfig(n_layer=2, n_head=4, n_embd=128, embed_std=0.02), decoder_layers=1, n_codes=512, code_dim=32),
     **dict.fromkeys(("B", "L", "XL"), VQSize(NTConfig(), decoder_layers=4)),
 }
 
@@ -79,7 +79,7 @@ class VQ_Align(nn.Module):
         self.domain_classifier = nn.Sequential(nn.Linear(encoder.n_embd, 256), nn.GELU(), nn.Linear(256, 2))
         self.domain_classifier.apply(init_linear)
         self.wte = nn.Embedding(text_rows, encoder.n_embd)  # GPT-2's token embedding, frozen
-        nn.init.normal_(self.wte.weight, std=0.02)
+        nn.init.normal_(self.wte.weight, std=0.14)  # the spread of GPT-2's rows
         self.wte.weight.requires_grad_(False)
 
     @classmethod
