@@ -19,10 +19,11 @@ import torch
 import torch.distributed as dist
 
 import errors
-from dataset.batches import collate_eeg
+from dataset.batches import collate_eeg, collate_montage
 from dataset.text import END_TOKEN, load_tokenizer
 from errors import UserError
 from metrics import bootstrap_intervals, count_confusion, default_metrics, explain_labels, primary_metric, score_metrics
+from model.labram import class_probabilities
 from results import HARD, PUBLISHED, compare_runs, read_run, results_table, write_results
 from utils import evaluation_loader
 
@@ -154,6 +155,21 @@ def answer_tasks(model, windows, split, batch_size, run, num_workers=0, answer_b
         about = {"name": task.name, "split": split, "answers": task.answers, "metrics": task.metrics}
         evaluations.append(evaluate(predictions, task_windows.describe(), **about))
     return evaluations
+
+
+def classify_windows(model, windows, answers, *, name, split, batch_size, run, num_workers=0) -> Evaluation:
+    """Let a LaBraM classifier label the labelled windows (Windows) of one dataset."""
+    model.eval()
+
+    @torch.no_grad()
+    def predict(batch):
+        with run.autocast():
+            logits = model(batch["x"], batch["chans"])
+        return batch["index"], batch["label"], class_probabilities(logits)
+
+    batches = evaluation_loader(windows, batch_size, run, collate_montage, num_workers, windows.same_shape())
+    predictions = collect(predict, batches, len(windows))
+    return evaluate(predictions, windows.describe(), name=name, split=split, answers=answers)
 
 
 def make_predict(model, task, run, answer_by: str = "score"):

@@ -84,7 +84,7 @@ class Trainer:
                 return
             seed_everything(self.run.seed, self.step, self.run.rank)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.rates[self.step] * group.get("lr_scale", 1.0)
+                group["lr"] = float(self.rates[self.step]) * group.get("lr_scale", 1.0)
             self.model.train()
             self._files.append((self.step, [file for batch in micro_batches for file in batch["files"]]))
             yield micro_batches

@@ -158,9 +158,31 @@ def labram_pretraining_windows(folders, split: str, stride: int) -> Windows:
     return _fit_labram(windows)
 
 
+def labelled_folder(name, dataset_dir) -> Path:
+    """The dataset folder called `name` under `dataset_dir`, or at this path. Raises UserError when neither is one."""
+    places = [Path(dataset_dir) / name, Path(name)]
+    for place in places:
+        if place.is_dir():
+            return find_datasets(place)[0]
+    raise UserError(f"--dataset {name}: no such dataset folder, tried {' and '.join(map(str, dict.fromkeys(places)))}")
+
+
+def class_names(folder, sets) -> tuple[str, ...]:
+    """The label names of a dataset, in order; where it names none, the numbers up to the largest label in `sets`."""
+    names = describe_dataset(folder)["labels"]
+    largest = max(int(windows.index[:, 3].max()) for windows in sets)
+    names = tuple(names or map(str, range(largest + 1)))
+    if len(names) < 2:
+        raise UserError(f"{folder} has {len(names)} label(s) ({', '.join(names)}); at least two are needed")
+    return names
+
+
 def labram_labelled_windows(folder, split: str) -> Windows:
     """The labelled windows of a split. Raises UserError for windows or channels that LaBraM cannot embed."""
-    return _fit_labram(Windows.labelled(open_dataset(folder, split)))
+    windows = Windows.labelled(open_dataset(folder, split))
+    if not len(windows):
+        raise UserError(f"{folder} has no labelled windows in split '{split}': name a dataset made with labels")
+    return _fit_labram(windows)
 
 
 def _fit_labram(windows: Windows) -> Windows:

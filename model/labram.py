@@ -1,4 +1,4 @@
-"""LaBraM: neural spectrum tokenizer, masked modelling of EEG, and classification (LaBraM, ICLR 2024, section 2).
+"""LaBraM's transformer, and the classifier made of it (LaBraM, ICLR 2024, sections 2.1 and 2.4).
 
 B batch · C channels · S seconds · N = C·S tokens, by channel, then second · D width · K width of a code
 An EEG token is one channel for one second: 200 samples in units of 100 uV. `chans` are rows of the channel table plus
@@ -41,7 +41,6 @@ BACKBONES = {
     "huge": LaBraMConfig(n_layer=48, n_head=16, n_embd=800, out_chans=32, layer_scale=1e-6),
 }
 CLASSIFIERS = {f"labram_{size}_patch200_200": config for size, config in BACKBONES.items()}
-MASKED_MODELS = {f"labram_{size}_patch200_1600_8k_vocab": config for size, config in BACKBONES.items()}
 
 
 class Attention(nn.Module):
@@ -185,46 +184,19 @@ class Classifier(Encoder):
             block.drop_path = 0.0
 
 
-class Student(Backbone):
-    """The backbone whose masked tokens are replaced by `mask_token`."""
-
-    def __init__(self, config: LaBraMConfig, n_codes: int):
-        super().__init__(config)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, config.n_embd))
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
-        self.norm = nn.LayerNorm(config.n_embd, eps=1e-6)
-        self.lm_head = nn.Linear(config.n_embd, n_codes).requires_grad_(False)  # official: unused
-        init_linear(self.lm_head)
-
-    def forward(self, tokens, chans, masked):
-        """tokens (B, N, D), the embedded patches; chans (B, C); masked (B, N) bool -> features (B, N, D)."""
-        tokens = torch.where(masked[..., None], self.mask_token.to(tokens.dtype), tokens)
-        x = self.transform(tokens, chans, chans[:, 0])  # official: the class token takes the first channel's position
-        return self.norm(x)[:, 1:]
+def class_probabilities(logits):
+    """logits (B, classes), or (B, 1) where there are two -> probabilities (B, classes) float64."""
+    if logits.size(1) > 1:
+        return logits.double().softmax(-1)
+    positive = logits.double().sigmoid()
+    return torch.cat([1 - positive, positive], dim=1)
 
 
-class MaskedModel(nn.Module):
-    """Predicts the codes of masked tokens from the others, in two passes with complementary masks (section 2.3)."""
-
-    def __init__(self, config: LaBraMConfig, n_codes: int = 8192):
-        super().__init__()
-        self.student = Student(config, n_codes)
-        self.lm_head = nn.Linear(config.n_embd, n_codes)
-        init_linear(self.lm_head)
-        projection = nn.Linear(config.n_embd, config.n_embd)
-        self.projection_head = nn.Sequential(projection, nn.GELU()).requires_grad_(False)  # official: unused
-
-    def forward(self, x, chans, masked):
-        """x (B, C, S, 200) in 100 uV; chans (B, C); masked (B, N) bool -> logits of the masked tokens (M, n_codes), in
-        the order of `masked`, and of the others (B·N - M, n_codes) when those are masked instead."""
-        tokens = self.student.patch_embed(x.flatten(1, 2))  # both passes see the same patches
-        return tuple(self.lm_head(self.student(tokens, chans, mask)[mask]) for mask in (masked, ~masked))
-
-
-def random_mask(batch: int, tokens: int, generator: torch.Generator):
-    """Half of the tokens of each sample, drawn at random -> (batch, tokens) bool, on the CPU."""
-    order = torch.rand(batch, tokens, generator=generator).argsort(dim=1)
-    return order >= tokens // 2
+def class_loss(logits, labels, smoothing: float):
+    """Mean over the batch: binary cross-entropy of two classes, label-smoothed cross-entropy of more."""
+    if logits.size(1) > 1:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+    return F.binary_cross_entropy_with_logits(logits[:, 0].float(), labels.float())
 
 
 NO_DECAY = ("cls_token", "pos_embed", "time_embed")

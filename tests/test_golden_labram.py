@@ -13,7 +13,8 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from model.labram import CLASSIFIERS, MASKED_MODELS, Classifier, MaskedModel, parameter_groups
+from model.labram import CLASSIFIERS, Classifier, parameter_groups
+from model.labram_masked import MASKED_MODELS, MaskedModel, mask_positions
 from model.vqnsp import TOKENIZERS, VQNSP
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -122,9 +123,10 @@ def test_masked_model(reference):
     (shapes,) = reference.listed(name)
     model = reference.build(name, MaskedModel(MASKED_MODELS[name], n_codes=shapes["lm_head.weight"][0]))
     masked, labels = reference.integers("mask", 2).bool(), reference.integers("labels", 8192)
-    predictions = model(reference.x, reference.chans, masked)
-    masks = (masked, ~masked)
-    loss = sum(F.cross_entropy(logits, labels[mask]) for logits, mask in zip(predictions, masks, strict=True))
+    positions = mask_positions(masked)
+    predictions = model(reference.x, reference.chans, masked, positions)
+    pairs = zip(predictions, positions, strict=True)
+    loss = sum(F.cross_entropy(logits, labels.flatten()[chosen]) for logits, chosen in pairs)
     loss.backward()
     reference.check("labram_mem/loss", loss)
     for array, logits in zip(("masked_logits", "unmasked_logits"), predictions, strict=True):

@@ -1,0 +1,178 @@
+"""Stage 3 of LaBraM: fine-tuning on a labelled dataset, and its test metrics (LaBraM, section 2.4).
+
+CPU smoke:  python run_class_finetuning.py --dataset_dir data --dataset Workload --output_dir runs/smoke \\
+                --model labram_tiny_patch200_200 --disable_qkv_bias --batch_size 16 --max_steps 20
+one GPU:    python run_class_finetuning.py --dataset_dir data --dataset TUAB --output_dir runs/TUAB \\
+                --finetune checkpoints/labram-base.pth --disable_qkv_bias --update_freq 8
+one node:   torchrun --nproc_per_node=8 run_class_finetuning.py --dataset_dir data --dataset TUAB \\
+                --output_dir runs/TUAB --finetune checkpoints/labram-base.pth --disable_qkv_bias
+
+Keeps the epoch with the best validation AUROC (two classes) or Cohen's kappa (more) as checkpoint-best.pth and answers
+the test set with it: results.json. Without --finetune the network is trained from scratch.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import errors
+from checkpointing import find_checkpoint, load_strictly, read_checkpoint
+from dataset.batches import collate_montage
+from dataset.windows import class_names, labelled_folder, labram_labelled_windows
+from evaluation import classify_windows, report
+from logger import public_config
+from model.labram import (
+    CLASSIFIERS,
+    Classifier,
+    class_loss,
+    class_probabilities,
+    load_pretrained,
+    model_state,
+    parameter_groups,
+)
+from results import results_table
+from training import begin_training, manifest_hashes
+from utils import OPTIMIZERS, Loader, learning_rates, make_optimizer, start_run
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
+    # data
+    flag("--dataset", required=True, help="name of a dataset folder under dataset_dir, or its path")
+    flag("--dataset_dir", default="./", help="folder of dataset folders")
+    flag("--output_dir", default="./")
+    flag("--num_workers", type=int, default=4, help="data workers of each process")
+    # model
+    flag("--model", choices=CLASSIFIERS, default="labram_base_patch200_200")
+    flag("--finetune", help="checkpoint of run_labram_pretraining.py or this script, or the released labram-base.pth")
+    flag("--freeze_backbone", action=switch, default=False, help="train the last norm and the head only")
+    flag("--qkv_bias", action=switch, default=True, help="released weights have none")
+    flag("--disable_qkv_bias", action="store_false", dest="qkv_bias")
+    flag("--rel_pos_bias", action=switch, default=False, help="refused: LaBraM has no relative position bias")
+    flag("--disable_rel_pos_bias", action="store_false", dest="rel_pos_bias")
+    flag("--abs_pos_emb", action=switch, default=True, help="LaBraM's positions are absolute")
+    flag("--layer_scale_init_value", type=float, help="default: 0.1 for base, 1e-5 for large, 1e-6 for huge; 0: none")
+    flag("--drop_path", type=float, default=0.1, help="stochastic depth of the last block; 0.2 for huge in the paper")
+    # training
+    flag("--epochs", type=int, default=50)
+    flag("--warmup_epochs", type=int, default=5)
+    flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--batch_size", type=int, default=64, help="windows of a process and micro-batch")
+    flag("--update_freq", type=int, default=1, help="micro-batches of a step")
+    flag("--opt", choices=OPTIMIZERS, default="adamw")
+    flag("--opt_betas", type=float, nargs=2, default=(0.9, 0.999))
+    flag("--opt_eps", type=float, default=1e-8)
+    flag("--lr", type=float, default=5e-4)
+    flag("--min_lr", type=float, default=1e-6)
+    flag("--layer_decay", type=float, default=0.65, help="factor of the learning rate from a block to the one below")
+    flag("--weight_decay", type=float, default=0.05)
+    flag("--clip_grad", type=float, default=0.0, help="0: no clipping")
+    flag("--smoothing", type=float, default=0.1, help="of the labels, with more than two classes")
+    flag("--model_ema", action=switch, default=False, help="evaluate a moving average of the weights")
+    flag("--model_ema_decay", type=float, default=0.9999)
+    flag("--eval", action=switch, default=False, help="only test --finetune, or checkpoint-best.pth of output_dir")
+    # run
+    flag("--device", default="auto", help="auto, cpu, cuda, mps")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    flag("--compile", action=switch, default=False)
+    flag("--seed", type=int, default=0)
+    flag("--resume", action=switch, default=True, help="continue from checkpoint.pth in output_dir")
+    flag("--save_ckpt_freq", type=int, default=5, help="keep a checkpoint every so many epochs")
+    flag("--save_every_minutes", type=float, default=30)
+    flag("--save_every_steps", type=int, default=0)
+    # log
+    flag("--log_dir", help="folder for TensorBoard; default: none")
+    flag("--log_interval", type=int, default=10)
+    flag("--wandb_log", action=switch, default=False)
+    flag("--wandb_project", default="LaBraM")
+    flag("--wandb_runname", default="finetuning")
+    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    # ---------------------------------------------------------------------------------------------------------- run
+    run = start_run(args.device, args.dtype, args.seed)
+    if args.rel_pos_bias or not args.abs_pos_emb:
+        raise errors.UserError("LaBraM has absolute positions only: leave out --rel_pos_bias and --no-abs_pos_emb")
+
+    # --------------------------------------------------------------------------------------------------------- data
+    folder = labelled_folder(args.dataset, args.dataset_dir)
+    splits = ("test",) if args.eval else ("train", "val", "test")
+    sets = {split: labram_labelled_windows(folder, split) for split in splits}
+    classes = class_names(folder, sets.values())
+    counts = ", ".join(f"{len(windows)} {split}" for split, windows in sets.items())
+    run.say(f"{folder}: {counts} windows of {', '.join(classes)}")
+    loading = {"batch_size": args.batch_size, "run": run, "num_workers": args.num_workers}
+
+    # -------------------------------------------------------------------------------------------------------- model
+    config = replace(CLASSIFIERS[args.model], qkv_bias=args.qkv_bias, drop_path=args.drop_path)
+    if args.layer_scale_init_value is not None:
+        config = replace(config, layer_scale=args.layer_scale_init_value)
+    raw_model = Classifier(config, len(classes) if len(classes) > 2 else 1)  # two classes: one logit
+    start = "from scratch"
+    if args.eval:
+        path = find_checkpoint(args.finetune or "checkpoint-best.pth", args.output_dir, "--finetune")
+        load_strictly(raw_model, model_state(read_checkpoint(path)), str(path))
+    elif args.finetune:
+        path = find_checkpoint(args.finetune, args.output_dir, "--finetune")
+        left_out, fresh = load_pretrained(raw_model, model_state(read_checkpoint(path)), str(path))
+        run.say(f"{path}: left out {', '.join(left_out) or 'nothing'}; new here: {', '.join(fresh) or 'nothing'}")
+        start = "fine-tuned"
+    if args.freeze_backbone:
+        raw_model.freeze_backbone()
+        start = "linear probe"
+    raw_model.to(run.device)
+    method = f"{args.model}, {start}"
+
+    if args.eval:
+        result = classify_windows(raw_model, sets["test"], classes, name=folder.name, split="test", **loading)
+        report(args.output_dir, [result], run, method=f"{args.model}, {path}", seed=args.seed)
+        return
+
+    # -------------------------------------------------------------------------------------------- optimizer, resume
+    loader = Loader(
+        sets["train"], args.batch_size, run, collate_montage, args.update_freq, args.num_workers,
+        sets["train"].same_shape(),
+    )  # fmt: skip
+    steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
+    groups = parameter_groups(raw_model, args.weight_decay, args.layer_decay)
+    optimizer = make_optimizer(groups, args.lr, args.opt_betas, run.device, args.opt_eps, args.opt)
+    trainer = begin_training(
+        raw_model, run, args, optimizer,
+        learning_rates(args.lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
+        Path(args.output_dir) / "checkpoint.pth", log_dir=args.log_dir, grad_clip=args.clip_grad,
+        ema_decay=args.model_ema_decay if args.model_ema else 0.0,
+        extra={"args": public_config(args), "classes": list(classes), "datasets": manifest_hashes([folder])},
+    )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------------------- loop
+    for epoch in trainer.epochs():
+        for micro_batches in trainer.steps(loader):
+            shares = run.world_size * len(micro_batches)  # all of one shape and size
+            for batch in micro_batches:
+                with trainer.forward(last=batch is micro_batches[-1]):
+                    logits = trainer.model(batch["x"], batch["chans"])
+                loss = class_loss(logits, batch["label"], args.smoothing)
+                correct = class_probabilities(logits.detach()).argmax(-1) == batch["label"]
+                trainer.backward({"class": loss / shares}, accuracy=correct.float().mean() / shares)
+            trainer.update(samples=args.batch_size * shares)
+
+        # --------------------------------------------------------------------------------------------- validation
+        result = classify_windows(trainer.evaluated, sets["val"], classes, name=folder.name, split="val", **loading)
+        trainer.logger.write(trainer.step, {f"val/{name}": value for name, value in result.metrics.items()})
+        trainer.logger.end_epoch(epoch + 1)
+        trainer.logger.say(f"epoch {epoch + 1}\n{results_table([result])}")
+        trainer.keep_best(result.primary)
+
+    # --------------------------------------------------------------------------------------------------------- test
+    trainer.load_best()
+    result = classify_windows(trainer.evaluated, sets["test"], classes, name=folder.name, split="test", **loading)
+    trainer.logger.write(trainer.step, {f"test/{name}": value for name, value in result.metrics.items()})
+    trainer.logger.close()
+    report(args.output_dir, [result], run, method=method, seed=args.seed)
+
+
+if __name__ == "__main__":
+    errors.run(main, get_args)

@@ -1,0 +1,152 @@
+"""Stage 2 of LaBraM: masked modelling of EEG, that is, predicting the tokenizer's codes (LaBraM, section 2.3).
+
+CPU smoke:  python run_labram_pretraining.py --dataset_dir data --output_dir runs/labram --batch_size 8 \\
+                --model labram_tiny_patch200_1600_8k_vocab --tokenizer_model vqnsp_encoder_tiny_decoder_1x100x2 \\
+                --tokenizer_weight runs/vqnsp/checkpoint.pth --codebook_size 512 --max_steps 20
+one GPU:    python run_labram_pretraining.py --dataset_dir data --output_dir runs/labram --codebook_dim 64 \\
+                --tokenizer_weight checkpoints/vqnsp.pth --gradient_accumulation_steps 8
+one node:   torchrun --nproc_per_node=8 run_labram_pretraining.py --dataset_dir data --output_dir runs/labram \\
+                --tokenizer_weight checkpoints/vqnsp.pth --codebook_dim 64
+
+Reads the unlabelled datasets under --dataset_dir, of any mixture of montages: windows of 256 // channels seconds, one
+every 4 seconds. Writes checkpoint.pth, checkpoint-<epoch>.pth and log.txt to --output_dir.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import errors
+from checkpointing import find_checkpoint
+from dataset.batches import collate_montage
+from dataset.windows import labram_pretraining_windows, pretraining_folders
+from logger import public_config
+from model.labram import parameter_groups
+from model.labram_masked import MASKED_MODELS, MaskedModel, masked_prediction
+from model.vqnsp import TOKENIZERS, VQNSP
+from training import begin_training, manifest_hashes
+from utils import OPTIMIZERS, Loader, evaluation_loader, learning_rates, make_optimizer, start_run
+
+STRIDE = 4  # seconds between windows
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
+    # data
+    flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
+    flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
+    flag("--output_dir", default="./")
+    flag("--num_workers", type=int, default=4, help="data workers of each process")
+    # model
+    flag("--model", choices=MASKED_MODELS, default="labram_base_patch200_1600_8k_vocab")
+    flag("--layer_scale_init_value", type=float, help="default: 0.1 for base, 1e-5 for large, 1e-6 for huge; 0: none")
+    flag("--drop_path", type=float, default=0.0, help="stochastic depth of the last block")
+    flag("--tokenizer_model", choices=TOKENIZERS, default="vqnsp_encoder_base_decoder_3x200x12")
+    flag("--tokenizer_weight", required=True, help="checkpoint of run_vqnsp_training.py, or the released vqnsp.pth")
+    flag("--codebook_size", type=int, default=8192, help="number of the tokenizer's codes")
+    flag("--codebook_dim", type=int, default=32, help="width of the tokenizer's codes; 64 in the paper")
+    # training
+    flag("--epochs", type=int, default=50)
+    flag("--warmup_epochs", type=int, default=5)
+    flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--batch_size", type=int, default=64, help="windows of a process and micro-batch")
+    flag("--gradient_accumulation_steps", type=int, default=1)
+    flag("--opt", choices=OPTIMIZERS, default="adamw")
+    flag("--opt_betas", type=float, nargs=2, default=(0.9, 0.98))
+    flag("--opt_eps", type=float, default=1e-8)
+    flag("--lr", type=float, default=5e-4)
+    flag("--min_lr", type=float, default=1e-5)
+    flag("--weight_decay", type=float, default=0.05)
+    flag("--clip_grad", type=float, default=3.0, help="0: no clipping")
+    # run
+    flag("--device", default="auto", help="auto, cpu, cuda, mps")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    flag("--compile", action=switch, default=False)
+    flag("--seed", type=int, default=0)
+    flag("--resume", action=switch, default=True, help="continue from checkpoint.pth in output_dir")
+    flag("--save_ckpt_freq", type=int, default=5, help="keep a checkpoint every so many epochs")
+    flag("--save_every_minutes", type=float, default=30)
+    flag("--save_every_steps", type=int, default=0)
+    # log
+    flag("--log_dir", help="folder for TensorBoard; default: none")
+    flag("--log_interval", type=int, default=10)
+    flag("--wandb_log", action=switch, default=False)
+    flag("--wandb_project", default="LaBraM")
+    flag("--wandb_runname", default="pretraining")
+    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    # ---------------------------------------------------------------------------------------------------------- run
+    run = start_run(args.device, args.dtype, args.seed)
+
+    # --------------------------------------------------------------------------------------------------------- data
+    folders = pretraining_folders(args.dataset_dir, args.datasets)
+    train_set = labram_pretraining_windows(folders, "train", STRIDE)
+    val_set = labram_pretraining_windows(folders, "val", STRIDE)
+    loader = Loader(
+        train_set, args.batch_size, run, collate_montage, args.gradient_accumulation_steps, args.num_workers,
+        train_set.same_shape(),
+    )  # fmt: skip
+    steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
+    run.say(
+        f"{', '.join(folder.name for folder in folders)}: {len(train_set)} training and {len(val_set)} validation "
+        f"windows; {steps} steps of {loader.steps_per_epoch} an epoch"
+    )
+
+    # -------------------------------------------------------------------------------------------------------- model
+    path = find_checkpoint(args.tokenizer_weight, args.output_dir, "--tokenizer_weight")
+    tokenizer = VQNSP.load(args.tokenizer_model, path, args.codebook_size, args.codebook_dim)
+    tokenizer.eval().requires_grad_(False).to(run.device)
+    config = replace(MASKED_MODELS[args.model], drop_path=args.drop_path)
+    if args.layer_scale_init_value is not None:
+        config = replace(config, layer_scale=args.layer_scale_init_value)
+    raw_model = MaskedModel(config, args.codebook_size).to(run.device)
+
+    # -------------------------------------------------------------------------------------------- optimizer, resume
+    groups = parameter_groups(raw_model, args.weight_decay)
+    optimizer = make_optimizer(groups, args.lr, args.opt_betas, run.device, args.opt_eps, args.opt)
+    trainer = begin_training(
+        raw_model, run, args, optimizer,
+        learning_rates(args.lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
+        Path(args.output_dir) / "checkpoint.pth", log_dir=args.log_dir, grad_clip=args.clip_grad,
+        extra={"args": public_config(args), "datasets": manifest_hashes(folders)},
+    )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------------------- loop
+    for epoch in trainer.epochs():
+        for micro_batches in trainer.steps(loader):
+            shares = run.world_size * len(micro_batches)  # all of one shape and size
+            for batch in micro_batches:
+                keys = [(args.seed, epoch, key) for key in batch["keys"]]
+                with trainer.forward(last=batch is micro_batches[-1]):
+                    losses, accuracy = masked_prediction(trainer.model, tokenizer, batch["x"], batch["chans"], keys)
+                trainer.backward({name: loss / shares for name, loss in losses.items()}, accuracy=accuracy / shares)
+            trainer.update(samples=args.batch_size * shares)
+
+        # --------------------------------------------------------------------------------------------- validation
+        raw_model.eval()
+        totals, n_tokens = torch.zeros(2, device=run.device), 0
+        batches = evaluation_loader(
+            val_set, args.batch_size, run, collate_montage, args.num_workers, val_set.same_shape()
+        )
+        for batch in batches:
+            keys = [(args.seed, key) for key in batch["keys"]]
+            with torch.no_grad(), run.autocast():
+                losses, accuracy = masked_prediction(raw_model, tokenizer, batch["x"], batch["chans"], keys)
+            tokens = batch["x"][..., 0].numel()
+            totals += torch.stack([sum(losses.values()), accuracy]) * tokens
+            n_tokens += tokens
+        loss, accuracy = (run.sum(totals) / run.sum_on_host(n_tokens)).tolist()
+        trainer.logger.write(trainer.step, {"val/loss": loss, "val/accuracy": accuracy})
+        trainer.logger.end_epoch(epoch + 1)
+        trainer.logger.say(f"epoch {epoch + 1}: validation loss {loss:.4f}, {accuracy:.2%} of the codes predicted")
+    trainer.logger.close()
+
+
+if __name__ == "__main__":
+    errors.run(main, get_args)

@@ -1,0 +1,153 @@
+"""Stage 1 of LaBraM: the neural tokenizer, by vector-quantized neural spectrum prediction (LaBraM, section 2.2).
+
+CPU smoke:  python run_vqnsp_training.py --dataset_dir data --output_dir runs/vqnsp --batch_size 8 --max_steps 20 \\
+                --model vqnsp_encoder_tiny_decoder_1x100x2 --codebook_n_emd 512
+one GPU:    python run_vqnsp_training.py --dataset_dir data --output_dir runs/vqnsp --codebook_emd_dim 64 \\
+                --quantize_kmeans_init --gradient_accumulation_steps 8
+one node:   torchrun --nproc_per_node=8 run_vqnsp_training.py --dataset_dir data --output_dir runs/vqnsp \\
+                --codebook_emd_dim 64 --quantize_kmeans_init
+
+Reads the unlabelled datasets under --dataset_dir, of any mixture of montages: windows of 256 // channels seconds, one a
+second. Writes checkpoint.pth, checkpoint-<epoch>.pth and log.txt to --output_dir.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import errors
+from dataset.batches import collate_montage
+from dataset.windows import labram_pretraining_windows, pretraining_folders
+from logger import public_config
+from model.labram import parameter_groups
+from model.quantizer import codebook_use
+from model.vqnsp import TOKENIZERS, VQNSP
+from training import begin_training, manifest_hashes
+from utils import OPTIMIZERS, Loader, evaluation_loader, learning_rates, make_optimizer, start_run
+
+STRIDE = 1  # seconds between windows
+LOSSES = ("commitment", "amplitude", "phase")
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
+    # data
+    flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
+    flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
+    flag("--output_dir", default="./")
+    flag("--num_workers", type=int, default=4, help="data workers of each process")
+    # model
+    flag("--model", choices=TOKENIZERS, default="vqnsp_encoder_base_decoder_3x200x12")
+    flag("--codebook_n_emd", type=int, default=8192, help="number of codes")
+    flag("--codebook_emd_dim", type=int, default=32, help="width of a code; 64 in the paper")
+    flag("--ema_decay", type=float, default=0.99, help="of the codebook's moving averages")
+    flag("--quantize_kmeans_init", action=switch, default=False, help="place the codes by k-means on the first batch")
+    # training
+    flag("--epochs", type=int, default=100)
+    flag("--warmup_epochs", type=int, default=10)
+    flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--batch_size", type=int, default=128, help="windows of a process and micro-batch")
+    flag("--gradient_accumulation_steps", type=int, default=1)
+    flag("--opt", choices=OPTIMIZERS, default="adamw")
+    flag("--opt_betas", type=float, nargs=2, default=(0.9, 0.99))
+    flag("--opt_eps", type=float, default=1e-8)
+    flag("--lr", type=float, default=5e-5, help="for a global batch of 128 windows; it grows with the batch")
+    flag("--min_lr", type=float, default=1e-5)
+    flag("--weight_decay", type=float, default=1e-4)
+    flag("--clip_grad", type=float, default=0.0, help="0: no clipping")
+    # run
+    flag("--device", default="auto", help="auto, cpu, cuda, mps")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    flag("--compile", action=switch, default=False)
+    flag("--seed", type=int, default=0)
+    flag("--resume", action=switch, default=True, help="continue from checkpoint.pth in output_dir")
+    flag("--save_ckpt_freq", type=int, default=20, help="keep a checkpoint every so many epochs")
+    flag("--save_every_minutes", type=float, default=30)
+    flag("--save_every_steps", type=int, default=0)
+    # log
+    flag("--log_dir", help="folder for TensorBoard; default: none")
+    flag("--log_interval", type=int, default=10)
+    flag("--wandb_log", action=switch, default=False)
+    flag("--wandb_project", default="LaBraM")
+    flag("--wandb_runname", default="VQNSP")
+    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    # ---------------------------------------------------------------------------------------------------------- run
+    run = start_run(args.device, args.dtype, args.seed)
+
+    # --------------------------------------------------------------------------------------------------------- data
+    folders = pretraining_folders(args.dataset_dir, args.datasets)
+    train_set = labram_pretraining_windows(folders, "train", STRIDE)
+    val_set = labram_pretraining_windows(folders, "val", STRIDE)
+    loader = Loader(
+        train_set, args.batch_size, run, collate_montage, args.gradient_accumulation_steps, args.num_workers,
+        train_set.same_shape(),
+    )  # fmt: skip
+    steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
+    run.say(
+        f"{', '.join(folder.name for folder in folders)}: {len(train_set)} training and {len(val_set)} validation "
+        f"windows; {steps} steps of {loader.steps_per_epoch} an epoch"
+    )
+
+    # -------------------------------------------------------------------------------------------------------- model
+    raw_model = VQNSP(
+        *TOKENIZERS[args.model], n_codes=args.codebook_n_emd, code_dim=args.codebook_emd_dim, decay=args.ema_decay,
+        kmeans_init=args.quantize_kmeans_init,
+    ).to(run.device)  # fmt: skip
+
+    # -------------------------------------------------------------------------------------------- optimizer, resume
+    per_step = args.batch_size * run.world_size * args.gradient_accumulation_steps
+    lr = args.lr * per_step / 128
+    groups = parameter_groups(raw_model, args.weight_decay)
+    optimizer = make_optimizer(groups, lr, args.opt_betas, run.device, args.opt_eps, args.opt)
+    trainer = begin_training(
+        raw_model, run, args, optimizer,
+        learning_rates(lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
+        Path(args.output_dir) / "checkpoint.pth", log_dir=args.log_dir, grad_clip=args.clip_grad,
+        extra={"args": public_config(args), "datasets": manifest_hashes(folders)},
+    )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------------------- loop
+    for epoch in trainer.epochs():
+        for micro_batches in trainer.steps(loader):
+            shares = run.world_size * len(micro_batches)  # all of one shape and size
+            for batch in micro_batches:
+                with trainer.forward(last=batch is micro_batches[-1]):
+                    means = trainer.model(batch["x"], batch["chans"])
+                trainer.backward({name: means[name] / shares for name in LOSSES})
+            trainer.update(samples=per_step)
+
+        # --------------------------------------------------------------------------------------------- validation
+        raw_model.eval()
+        totals, n_tokens = torch.zeros(len(LOSSES), device=run.device), 0
+        code_counts = torch.zeros(args.codebook_n_emd, device=run.device)
+        batches = evaluation_loader(
+            val_set, args.batch_size, run, collate_montage, args.num_workers, val_set.same_shape()
+        )
+        for batch in batches:
+            with torch.no_grad(), run.autocast():
+                means = raw_model(batch["x"], batch["chans"])
+            indices = means["indices"].flatten()
+            totals += torch.stack([means[name] for name in LOSSES]) * len(indices)
+            code_counts += indices.bincount(minlength=len(code_counts))
+            n_tokens += len(indices)
+        means = dict(zip(LOSSES, (run.sum(totals) / run.sum_on_host(n_tokens)).tolist(), strict=True))
+        use = codebook_use(run.sum(code_counts))
+        values = {"loss": sum(means.values())} | means | {f"codebook_{name}": value for name, value in use.items()}
+        trainer.logger.write(trainer.step, {f"val/{name}": value for name, value in values.items()})
+        trainer.logger.end_epoch(epoch + 1)
+        trainer.logger.say(
+            f"epoch {epoch + 1}: validation loss {values['loss']:.4f} (commitment {means['commitment']:.4f}, amplitude "
+            f"{means['amplitude']:.4f}, phase {means['phase']:.4f}), {use['used']:.1%} of the codes used, perplexity "
+            f"{use['perplexity']:.0f}"
+        )
+    trainer.logger.close()
+
+
+if __name__ == "__main__":
+    errors.run(main, get_args)
