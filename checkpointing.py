@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -23,7 +24,8 @@ def read_checkpoint(path) -> dict:
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises what the damage happens to cause
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds a {refused[1]}" if refused else (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"checkpoint {path} cannot be read safely ({type(error).__name__}: {reason[:200]}): it is damaged, or "
             "not a PyTorch checkpoint of tensors and plain values"
