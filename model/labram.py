@@ -8,6 +8,7 @@ one, since row 0 of the position embedding belongs to the class token.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from einops import rearrange, repeat
 from torch import nn
@@ -126,7 +127,7 @@ class Backbone(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + MAX_CHANS, width))
         self.time_embed = nn.Parameter(torch.empty(1, MAX_SECONDS, width))
-        rates = torch.linspace(0, config.drop_path, config.n_layer).tolist()
+        rates = np.linspace(0, config.drop_path, config.n_layer).tolist()
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
         for embedding in (self.cls_token, self.pos_embed, self.time_embed):
             nn.init.trunc_normal_(embedding, std=0.02)
