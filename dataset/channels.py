@@ -35,6 +35,8 @@ STANDARD_1020 = tuple(
     """.split()  # noqa: SIM905 - laid out as on the head
 )
 PAD_ROW = STANDARD_1020.index("pad")
+# The 23 channels of TUAB, TUEV and TUSL, in the papers' order.
+TUH_CHANNELS = tuple("FP1 FP2 F3 F4 C3 C4 P3 P4 O1 O2 F7 F8 T3 T4 T5 T6 A1 A2 FZ CZ PZ T1 T2".split())  # noqa: SIM905
 
 _ROWS = {name: row for row, name in enumerate(STANDARD_1020)}
 _SPELLINGS = {name.upper(): name for name in STANDARD_1020 if name != "pad"}

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.channels import TUH_CHANNELS
 from errors import UserError
-
-# Official samples without names are TUH's, in this order.
-TUH_CHANNELS = tuple("FP1 FP2 F3 F4 C3 C4 P3 P4 O1 O2 F7 F8 T3 T4 T5 T6 A1 A2 FZ CZ PZ T1 T2".split())  # noqa: SIM905
 
 
 class _NotPlain(Exception):
@@ -158,7 +156,7 @@ def load_sample(path) -> tuple[np.ndarray, tuple[str, ...], int | None]:
     eeg = content.get(key)
     if not isinstance(eeg, np.ndarray) or eeg.ndim != 2 or eeg.dtype.kind not in "fi" or not eeg.size:
         raise UserError(f"{path}: expected 'X' or 'signal' to be an array (channels, samples) of numbers")
-    names = content.get("ch_names", TUH_CHANNELS)
+    names = content.get("ch_names", TUH_CHANNELS)  # official: TUH's samples may come without names
     names = names.ravel().tolist() if isinstance(names, np.ndarray) else names
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: expected 'ch_names' to be a list of names")

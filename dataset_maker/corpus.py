@@ -91,6 +91,16 @@ def _shard(text) -> tuple[int, int]:
     return int(shard), int(shards)
 
 
+def tiles(start, stop, label, window, stride=None) -> list[tuple[int, int, int]]:
+    """Labelled windows of `window` samples that fit between two samples, every `stride` (default: end to end)."""
+    return [(first, first + window, label) for first in range(start, stop - window + 1, stride or window)]
+
+
+def inside(start, window, samples) -> int:
+    """The start of a window, moved so that it does not cross an end of its recording."""
+    return max(0, min(start, samples - window))
+
+
 def find_files(raw_dir, suffixes, layout) -> list[Path]:
     """Raw files below a folder, sorted by their path in it. Raises UserError, with the layout, when there is none."""
     raw_dir = Path(raw_dir)
@@ -118,12 +128,17 @@ def recording_names(paths, raw_dir) -> list[str]:
 def make(args, recipe, sources, excluded=()) -> None:
     """Make what this shard misses, merge, print a summary. Exits with status 3 when files were refused.
 
-    excluded: (path, reason) of raw files left out on purpose. Raises UserError when names repeat, when the folder was
-    made with other parameters, when it cannot be written, and when no file was usable.
+    excluded: (path, reason) of raw files left out on purpose. Raises UserError when names repeat, when a subject is in
+    two splits, when the folder was made with other parameters or cannot be written, and when no file was usable.
     """
     name, count = Counter(source.name for source in sources).most_common(1)[0]
     if count > 1:
         raise UserError(f"{count} raw files would all become recording {name}; rename them")
+    splits = {}
+    for source in sources:
+        if splits.setdefault(source.subject, source.split) != source.split:
+            both = f"{splits[source.subject]} and {source.split}"
+            raise UserError(f"subject {source.subject} would be in {both}; {source.path} is the first file to show it")
     ledger = Ledger(args, describe(args, recipe), sources, excluded)
     work = partial(_make_file, args, recipe)
     for record in _run(work, ledger.open_shard(), args.workers, recipe.name):

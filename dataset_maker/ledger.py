@@ -166,6 +166,9 @@ class Ledger:
             raise UserError(f"no file of {self.raw_dir} was usable; the reasons are in {self.out_dir / 'report.csv'}")
         self._write_table("manifest.csv", MANIFEST, rows)
         self._print_summary(rows)
+        lost = {record["split"] for record in records} - {row["split"] for row in rows} - {"all"}
+        for split in sorted(lost):
+            print(f"warning: {split} is empty, all of its files were refused; another --seed splits differently")
 
     def _write_table(self, name, columns, rows) -> None:
         text = io.StringIO()

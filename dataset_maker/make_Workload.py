@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.hdf5 import RATE
-from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, whole
+from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, tiles, whole
 
 CHANNELS = tuple("FP1 FP2 F3 F4 F7 F8 T3 T4 C3 C4 T5 T6 P3 P4 O1 O2 FZ CZ PZ".split())  # noqa: SIM905
 LABELS = ("rest", "arithmetic")  # SubjectNN_1, SubjectNN_2
@@ -28,8 +28,7 @@ def split_of(subject: int) -> str:
 def last_minute(source, clean):
     """Windows of 4 s every 2 s in the last 60 s, all with the file's label."""
     stop = clean.eeg.shape[1]
-    starts = range(stop - LAST * RATE, stop - WINDOW * RATE + 1, STRIDE * RATE)
-    return whole(source, clean, [(start, start + WINDOW * RATE, source.detail) for start in starts])
+    return whole(source, clean, tiles(stop - LAST * RATE, stop, source.detail, WINDOW * RATE, STRIDE * RATE))
 
 
 def get_args(argv=None):

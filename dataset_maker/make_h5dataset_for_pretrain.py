@@ -4,7 +4,6 @@ python dataset_maker/make_h5dataset_for_pretrain.py --raw_dir raw/eegmmidb --out
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -14,24 +13,7 @@ import errors
 from dataset.channels import load_aliases
 from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, recording_names
 from dataset_maker.preprocessing import SUFFIXES
-from dataset_maker.splits import split_subjects
-
-SUBJECT = "[^/_.]+"  # the first folder below --raw_dir, or a file's name, up to its first _ or .
-
-
-def find_subject(path, raw_dir, pattern) -> str:
-    """The first match of a pattern in a file's path below raw_dir. Raises UserError when there is none."""
-    found = pattern.search(path.relative_to(raw_dir).as_posix())
-    if not found:
-        raise errors.UserError(f"{path}: --subject {pattern.pattern!r} matches nothing in its path")
-    return found.group()
-
-
-def regular_expression(text):
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+from dataset_maker.splits import add_subject_argument, find_subject, split_subjects
 
 
 def get_args(argv=None):
@@ -39,9 +21,7 @@ def get_args(argv=None):
     add_arguments(parser, notch=50.0)
     parser.add_argument("--name", help="of the dataset (default: that of --out_dir)")
     parser.add_argument("--val_fraction", type=float, default=0.01, help="share of the subjects (0: no val)")
-    parser.add_argument(
-        "--subject", type=regular_expression, default=SUBJECT, help="pattern of the subject in a path (%(default)s)"
-    )
+    add_subject_argument(parser)
     parser.add_argument("--aliases", type=Path, help="YAML file of channel names and their places, 'E22: FP1'")
     return parser.parse_args(argv)
 

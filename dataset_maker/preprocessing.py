@@ -47,16 +47,25 @@ def load_recording(path, channels=None, notch=50.0, aliases=None, min_seconds=1.
             check_length(path)
             raw = _read(path, options)
             picked, notes = _pick(raw, channels, aliases)
-            seconds = raw.n_times / raw.info["sfreq"] - trim_end
-            if seconds < min_seconds:
-                raise UserError(f"too short: {max(seconds, 0):.1f} s, at least {min_seconds:g} s are needed")
-            clean = _clean(raw, picked, seconds, notch, flat_ok=channels is None)
+            seconds = raw.n_times / raw.info["sfreq"]
+            if seconds < min_seconds + trim_end:
+                raise UserError(f"too short: {seconds:.1f} s, at least {min_seconds + trim_end:g} s are needed")
+            clean = _clean(raw, picked, seconds - trim_end, notch, flat_ok=channels is None)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     said = {" ".join(str(warning.message).split()) for warning in caught if warning.category is RuntimeWarning}
     hardware = ("Channels contain different", "Highpass cutoff")  # settings of the amplifier, not of the data
     said = tuple(sorted(text for text in said if not text.startswith(hardware)))
     return replace(clean, notes=notes + clean.notes + said)
+
+
+def annotation_texts(path) -> list[str]:
+    """The different texts of a file's annotations, sorted. Raises UserError naming the file when it cannot be read."""
+    try:
+        with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"):
+            return sorted(set(map(str, _read(path, {}).annotations.description)))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def check_length(path) -> None:

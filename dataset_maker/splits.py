@@ -1,11 +1,37 @@
 """Which subject belongs to which split: seeded, the same on every machine and for every order of the files."""
 
+import argparse
+import csv
 import hashlib
+import re
 from collections import defaultdict
+from pathlib import Path
 
 from errors import UserError
 
 TRIES = 1000
+SUBJECT = "[^/_.]+"  # the first folder below --raw_dir, or a file's name, up to its first _ or .
+
+
+def add_subject_argument(parser) -> None:
+    """The flag that tells a file's subject, for `find_subject`."""
+    what = "regular expression of the subject in a file's path below --raw_dir (default: %(default)s)"
+    parser.add_argument("--subject", type=_pattern, default=SUBJECT, help=what)
+
+
+def _pattern(text) -> re.Pattern:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+
+
+def find_subject(path, raw_dir, pattern) -> str:
+    """The first match of a pattern in a file's path below raw_dir. Raises UserError when there is none."""
+    found = pattern.search(path.relative_to(raw_dir).as_posix())
+    if not found:
+        raise UserError(f"{path}: --subject {pattern.pattern!r} matches nothing in its path")
+    return found.group()
 
 
 def split_subjects(subjects, fractions, seed, labels=None) -> dict[str, str]:
@@ -46,3 +72,43 @@ def _complete(assigned, labels) -> bool:
         held[split] |= set(labels[subject])
     everything = set().union(*held.values())
     return all(held[split] == everything for split in set(assigned.values()))
+
+
+def read_subjects(dataset) -> list[tuple[str, str]]:
+    """(subject, split) of each recording in a dataset's manifest, given as folder or file. Raises UserError."""
+    path = Path(dataset)
+    path = path / "manifest.csv" if path.is_dir() else path
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return [(row["subject"], row["split"]) for row in csv.DictReader(file)]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a dataset or its manifest") from None
+    except (KeyError, csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a manifest: {error}") from None
+
+
+def dataset_name(dataset) -> str:
+    """A dataset's folder name, of the folder or of its manifest."""
+    path = Path(dataset).resolve()
+    return path.parent.name if path.suffix == ".csv" else path.name
+
+
+def held_out(datasets) -> dict[str, str]:
+    """Subjects in the val or test split of any dataset -> {subject: where}, for a corpus that is to train on none."""
+    return {
+        subject: f"{split} of {dataset_name(dataset)}"
+        for dataset in datasets
+        for subject, split in read_subjects(dataset)
+        if split != "train"
+    }
+
+
+def find_leaks(train, evaluation) -> list[str]:
+    """Lines that name each subject of the datasets `train` (all splits) that `evaluation` ones hold out."""
+    unwanted = held_out(evaluation)
+    return [
+        f"{subject}: in {split} of {dataset_name(dataset)} and in {unwanted[subject]}"
+        for dataset in train
+        for subject, split in sorted(set(read_subjects(dataset)))
+        if subject in unwanted
+    ]

@@ -1,0 +1,200 @@
+"""Own recordings with own labels: a folder and a CSV, annotations inside the files, or a BIDS root.
+
+python dataset_maker/make_custom.py --raw_dir raw/hands --out_dir datasets/hands --window 4 --labels labels.csv
+python dataset_maker/make_custom.py --raw_dir raw/eegmmidb --out_dir datasets/eegmmidb --window 4 \\
+    --from_annotations --classes T0=rest T1=left T2=right
+python dataset_maker/make_custom.py --raw_dir raw/ds002034 --out_dir datasets/hands --bids --window 4
+
+The CSV has columns file (below --raw_dir), label, and if wanted start, stop (seconds; empty: all of the file), subject,
+split (train, val, test). Any format, rate and montage; windows are cut end to end, or every --stride seconds, from each
+labelled stretch; a mark without duration gives one window.
+"""
+
+import argparse
+import csv
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import errors
+from dataset.channels import canonical_name, load_aliases
+from dataset.hdf5 import RATE
+from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, recording_names, tiles, whole
+from dataset_maker.preprocessing import SUFFIXES, annotation_texts
+from dataset_maker.splits import add_subject_argument, find_subject, split_subjects
+
+SPLITS = ("train", "val", "test")
+NOTHING = ("", "n/a")  # a cell that says nothing, in CSV or BIDS
+
+
+@dataclass
+class Labels:
+    """What is known of one file: labelled stretches (start s, stop s or None for the end, text); None: look inside."""
+
+    subject: str = ""
+    split: str = ""
+    stretches: list[tuple[float, float | None, str]] | None = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The recipe's cut: windows of the stretches whose text is a class, end to end or every `stride` samples."""
+
+    classes: dict[str, int]  # text: label
+    window: int
+    stride: int
+
+    def __call__(self, source, clean):
+        samples, rows, left = clean.eeg.shape[1], [], 0
+        stretches = source.detail
+        if stretches is None:  # MNE puts the kind of a BrainVision marker before its text
+            stretches = [(start, start + length, text.rsplit("/", 1)[-1]) for start, length, text in clean.events]
+        for start, stop, text in stretches:
+            if text not in self.classes:
+                continue
+            first = round(start * RATE)
+            length = samples if stop is None else round((stop - start) * RATE) or self.window  # a mark: one window
+            last = min(first + length, samples)
+            found = tiles(first, last, self.classes[text], self.window, self.stride) if first >= 0 else []
+            rows += found
+            left += not found
+        notes = (f"{left} labelled stretches left out: shorter than a window, or outside",) * bool(left)
+        return whole(source, clean, rows, notes)
+
+
+def read_table(path, delimiter, columns) -> list[dict[str, str]]:
+    """Rows of a CSV or TSV file. Raises UserError when it cannot be read or lacks a column."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter=delimiter, restkey="", restval="")
+            rows = [{column: value.strip() for column, value in row.items() if column} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise errors.UserError(f"{path} cannot be read as a table: {error}") from None
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    if missing:
+        raise errors.UserError(f"{path} has no column {', '.join(missing)}; its columns: {reader.fieldnames}")
+    return rows
+
+
+def seconds(path, number, row, column, default) -> float | None:
+    """A time in row `number` of a table. Raises UserError when it is none."""
+    text = row.get(column, "")
+    try:
+        return default if text in NOTHING else float(text)
+    except ValueError:
+        raise errors.UserError(f"{path}, row {number}: {column} {text!r} is no time in seconds") from None
+
+
+def files_of_table(args) -> dict[Path, Labels]:
+    """The files that the CSV names, and what it says of them."""
+    files = {}
+    for number, row in enumerate(read_table(args.labels, ",", ("file", "label")), start=1):
+        path = args.raw_dir / row["file"]
+        start, stop = (seconds(args.labels, number, row, *cell) for cell in (("start", 0.0), ("stop", None)))
+        known = files.setdefault(path, Labels(row.get("subject", ""), row.get("split", "")))
+        if ".." in path.parts or path.suffix.lower() not in SUFFIXES:
+            raise errors.UserError(f"{args.labels}, row {number}: {row['file']!r} is no recording below --raw_dir")
+        if (known.subject, known.split) != (row.get("subject", ""), row.get("split", "")):
+            raise errors.UserError(f"{args.labels}, row {number}: {row['file']} has another subject or split above")
+        if known.split not in ("", *SPLITS) or (stop is not None and stop < start):
+            raise errors.UserError(f"{args.labels}, row {number}: stop before start, or split not {', '.join(SPLITS)}")
+        known.stretches.append((start, stop, row["label"]))
+    return files
+
+
+def files_of_bids(args) -> dict[Path, Labels]:
+    """A BIDS root's EEG files, with the stretches of each one's _events.tsv (none where there is no such file)."""
+    files = {}
+    for path in find_files(args.raw_dir, [f"_eeg{suffix}" for suffix in SUFFIXES], "sub-*/**/*_eeg.*, as BIDS has it"):
+        files[path] = Labels()
+        events = path.with_name(path.name.rsplit("_eeg", 1)[0] + "_events.tsv")
+        if events.is_file():
+            for number, row in enumerate(read_table(events, "\t", ("onset", "trial_type")), start=1):
+                start, length = (seconds(events, number, row, column, 0.0) for column in ("onset", "duration"))
+                files[path].stretches.append((start, start + length, row["trial_type"]))
+    return files
+
+
+def choose_classes(args, files) -> dict[str, str]:
+    """{text of a label: name of its class} in label order. Raises UserError when they must be named and are not."""
+    if args.classes:
+        return {text: name or text for text, _, name in (word.partition("=") for word in args.classes)}
+    if args.from_annotations:
+        path = next(iter(files))
+        raise errors.UserError(f"--from_annotations needs --classes; {path.name} has {annotation_texts(path)}")
+    texts = {text for known in files.values() for _, _, text in known.stretches} - set(NOTHING)
+    if len(texts) < 2:
+        raise errors.UserError(f"labels {sorted(texts)}: at least two classes are needed")
+    return {text: text for text in sorted(texts)}
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser, notch=50.0)
+    labels = parser.add_mutually_exclusive_group(required=True)
+    labels.add_argument("--labels", type=Path, help="CSV of file, start, stop, label")
+    labels.add_argument("--from_annotations", action="store_true", help="labels are annotations inside the files")
+    labels.add_argument("--bids", action="store_true", help="--raw_dir is a BIDS root with _events.tsv files")
+    parser.add_argument("--classes", nargs="+", help="labels to use, in order, each TEXT or TEXT=NAME (default: all)")
+    parser.add_argument("--window", type=int, required=True, help="seconds of a window")
+    parser.add_argument("--stride", type=int, help="seconds from window to window (default: --window)")
+    parser.add_argument("--channels", nargs="+", help="names of the table, in order (default: all that a file has)")
+    parser.add_argument("--aliases", type=Path, help="YAML file of channel names and their places, 'E22: FP1'")
+    parser.add_argument("--name", help="of the dataset (default: that of --out_dir)")
+    parser.add_argument("--val_fraction", type=float, default=0.2, help="share of the subjects")
+    parser.add_argument("--test_fraction", type=float, default=0.2, help="share of the subjects")
+    add_subject_argument(parser)
+    return parser.parse_args(argv)
+
+
+def main(args):
+    excluded = []
+    if args.labels:
+        files = files_of_table(args)
+        found = find_files(args.raw_dir, SUFFIXES, "recordings")
+        excluded = [(path, f"not in {args.labels.name}") for path in found if path not in files]
+    elif args.bids:
+        files = files_of_bids(args)
+    else:
+        files = {path: Labels(stretches=None) for path in find_files(args.raw_dir, SUFFIXES, "recordings")}
+    classes = choose_classes(args, files)
+    subjects = {path: known.subject or find_subject(path, args.raw_dir, args.subject) for path, known in files.items()}
+    given = {known.split for known in files.values()}
+    splits = {}
+    if given == {""}:
+        shares = {"val": args.val_fraction, "test": args.test_fraction}
+        splits = split_subjects(subjects.values(), shares | {"train": 1 - sum(shares.values())}, args.seed)
+    elif "" in given:
+        raise errors.UserError(f"{args.labels}: some files have a split and others have none; give all or none")
+    paths = sorted(files, key=lambda path: path.relative_to(args.raw_dir).as_posix())
+    sources = [
+        Source(path, name, subjects[path], files[path].split or splits[subjects[path]], files[path].stretches)
+        for path, name in zip(paths, recording_names(paths, args.raw_dir), strict=True)
+    ]
+    stride = args.stride or args.window
+    labels = tuple(dict.fromkeys(classes.values()))  # several texts may name one class
+    windows = Windows({text: labels.index(name) for text, name in classes.items()}, args.window * RATE, stride * RATE)
+    recipe = Recipe(
+        args.name or args.out_dir.resolve().name,
+        "by subject, as given" if not splits else f"by subject, {args.val_fraction:g} val, {args.test_fraction:g} test",
+        labels=labels,
+        channels=table_names(args.channels),
+        cut=windows,
+        reader={"min_seconds": args.window, "aliases": load_aliases(args.aliases) if args.aliases else None},
+        parameters={"window": args.window, "stride": stride, "classes": classes},
+    )
+    make(args, recipe, sources, excluded)
+
+
+def table_names(names) -> tuple[str, ...] | None:
+    """--channels as the table spells them. Raises UserError naming those it does not have."""
+    unknown = [name for name in names or () if canonical_name(name) is None]
+    if unknown:
+        raise errors.UserError(f"--channels {' '.join(unknown)}: not in the table of dataset/channels.py")
+    return tuple(map(canonical_name, names)) if names else None
+
+
+if __name__ == "__main__":
+    errors.run(main, get_args)
