@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from errors import UserError
+from sampling import Interleaved, Mixture
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -191,17 +192,18 @@ class Loader:
     """Training batches in an order that follows from (seed, epoch) alone, whatever the number of processes.
 
     A step takes `accumulation` micro-batches on every process. With `groups` (arrays of positions in the dataset that
-    may share a batch) every step is of one group, and the groups take turns in proportion to their sizes. Incomplete
-    steps, of each group, are left out; another epoch leaves out others.
+    may share a batch) every step is of one group, and the groups take turns in proportion to their sizes; a `mixture`
+    is another order. With `overfit_batches` the first so many steps are read over and over.
     """
 
     def __init__(self, dataset, batch_size: int, run: Run, collate, accumulation: int = 1, num_workers: int = 0,
-                 groups=None):  # fmt: skip
+                 groups=None, mixture: Mixture | None = None, overfit_batches: int = 0):  # fmt: skip
         self.dataset, self.run, self.accumulation = dataset, run, accumulation
-        self.batch_size = batch_size
+        self.batch_size, self.overfit_batches = batch_size, overfit_batches
         groups = [np.arange(len(dataset))] if groups is None else groups
+        order = mixture or Interleaved(groups)
         per_step = batch_size * run.world_size * accumulation
-        self.steps_per_epoch = sum(len(group) // per_step for group in groups)
+        self.steps_per_epoch = order.steps(per_step)
         sizes = f"{run.world_size} process(es) x batch size {batch_size} x {accumulation} accumulated"
         if self.steps_per_epoch == 0:
             largest = max((len(group) for group in groups), default=0)
@@ -215,7 +217,9 @@ class Loader:
                 f"{sum(small)} of {len(dataset)} training samples are never drawn: they are of {len(small)} shape(s) "
                 f"with fewer samples than the {per_step} of one step ({sizes}); a smaller batch size would use them"
             )
-        self.sampler = _EpochOrder(groups, per_step, batch_size, run)
+        if not 0 <= overfit_batches <= self.steps_per_epoch:
+            raise UserError(f"--overfit_batches {overfit_batches}: the training set has {self.steps_per_epoch} of them")
+        self.sampler = _StepSampler(order, per_step, self)
         self.loader = DataLoader(
             dataset,
             batch_sampler=self.sampler,
@@ -230,7 +234,7 @@ class Loader:
         stop = self.steps_per_epoch if stop is None else stop
         if start >= stop:
             return
-        self.sampler.take(epoch, start * self.accumulation, stop * self.accumulation)
+        self.sampler.take(epoch, start, stop)
         micro_batches = []
         for batch in self.loader:
             micro_batches.append(to_device(batch, self.run.device))
@@ -238,36 +242,35 @@ class Loader:
                 yield micro_batches
                 micro_batches = []
 
+    def batch_number(self, step: int) -> int:
+        """Which batch the run's step number `step` reads: its own, or one of the `overfit_batches`. What else is drawn
+        for a step, such as text, follows from this number."""
+        return step % self.overfit_batches if self.overfit_batches else step
 
-class _EpochOrder:
-    """Batch sampler: micro-batches first..last of an epoch's order, of which this rank takes its slice."""
 
-    def __init__(self, groups, per_step: int, batch_size: int, run: Run):
-        self.groups, self.per_step, self.batch_size, self.run = groups, per_step, batch_size, run
+class _StepSampler:
+    """Batch sampler: this rank's micro-batches of the steps first..last of an epoch."""
+
+    def __init__(self, order, per_step: int, loader: Loader):
+        self.order, self.per_step, self.loader = order, per_step, loader
         self.take(0, 0, 0)
 
     def take(self, epoch: int, first: int, last: int) -> None:
         self.epoch, self.first, self.last = epoch, first, last
 
     def __len__(self):
-        return self.last - self.first
+        return (self.last - self.first) * self.loader.accumulation
 
     def __iter__(self):
-        order = self.order()
-        everyone = self.batch_size * self.run.world_size
-        for block in range(self.first, self.last):
-            mine = block * everyone + self.run.rank * self.batch_size
-            yield order[mine : mine + self.batch_size].tolist()
-
-    def order(self) -> np.ndarray:
-        """The positions of the epoch's steps, one after another."""
-        random_numbers = np.random.default_rng([self.run.seed, self.epoch])
-        steps, moments = [], []
-        for group in self.groups:
-            order = random_numbers.permutation(group)
-            steps.append(order[: len(order) // self.per_step * self.per_step].reshape(-1, self.per_step))
-            moments.append((np.arange(len(steps[-1])) + random_numbers.random()) / max(len(steps[-1]), 1))
-        return np.concatenate(steps)[np.argsort(np.concatenate(moments), kind="stable")].ravel()
+        loader, epoch, steps = self.loader, self.epoch, range(self.first, self.last)
+        if loader.overfit_batches:
+            steps = [loader.batch_number(epoch * loader.steps_per_epoch + step) for step in steps]
+            epoch = 0
+        positions = self.order.positions(loader.run.seed, epoch, self.per_step)
+        for step in steps:
+            for i in range(loader.accumulation):
+                rows = loader.run.rows(i, loader.batch_size)
+                yield positions[step, rows.start : rows.stop].tolist()
 
 
 def evaluation_loader(dataset, batch_size: int, run: Run, collate, num_workers: int = 0, groups=None):

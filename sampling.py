@@ -1,0 +1,89 @@
+"""Which samples the steps of an epoch read: it follows from (seed, epoch) alone, whatever the number of processes.
+
+An order says how many steps of `per_step` samples an epoch has, and which: `steps(per_step)` and
+`positions(seed, epoch, per_step)` -> (steps, per_step) int64, positions in the dataset.
+"""
+
+import numpy as np
+
+from errors import UserError
+
+POOL = 8  # steps whose samples are sorted by length together
+
+
+class Interleaved:
+    """Every step is of one group of samples, and the groups take turns in proportion to their sizes.
+
+    Incomplete steps, of each group, are left out; another epoch leaves out others.
+    """
+
+    def __init__(self, groups):
+        self.groups = groups
+
+    def steps(self, per_step: int) -> int:
+        return sum(len(group) // per_step for group in self.groups)
+
+    def positions(self, seed: int, epoch: int, per_step: int) -> np.ndarray:
+        random_numbers = np.random.default_rng([seed, epoch])
+        steps, moments = [], []
+        for group in self.groups:
+            order = random_numbers.permutation(group)
+            steps.append(order[: len(order) // per_step * per_step].reshape(-1, per_step))
+            moments.append((np.arange(len(steps[-1])) + random_numbers.random()) / max(len(steps[-1]), 1))
+        return np.concatenate(steps)[np.argsort(np.concatenate(moments), kind="stable")]
+
+
+class Mixture:
+    """Groups of samples mixed in given shares; samples of similar length share a step, and then a micro-batch.
+
+    Each group is a deck of cards that is dealt on from epoch to epoch and shuffled anew when it is used up: whatever
+    its share, none of its samples is read twice before all were read. An epoch reads as many samples as there are.
+    """
+
+    def __init__(self, groups, shares, lengths, pool: int = POOL):
+        """groups: arrays of positions; shares: of each group, summing to 1; lengths (n,): of each sample; pool: of so
+        many steps the samples are sorted by length and cut into steps (1: a step keeps the whole mixture)."""
+        self.groups, self.shares, self.lengths, self.pool = groups, np.asarray(shares), np.asarray(lengths), pool
+
+    def steps(self, per_step: int) -> int:
+        return sum(map(len, self.groups)) // per_step
+
+    def positions(self, seed: int, epoch: int, per_step: int) -> np.ndarray:
+        steps = self.steps(per_step)
+        counts = apportion(self.shares, steps * per_step)
+        dealt = [
+            deal(group, count * epoch, count, (seed, number))
+            for number, (group, count) in enumerate(zip(self.groups, counts, strict=True))
+        ]
+        random_numbers = np.random.default_rng([seed, epoch])
+        order = random_numbers.permutation(np.concatenate(dealt))
+        pools = np.split(order, range(self.pool * per_step, len(order), self.pool * per_step))
+        by_length = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
+        return random_numbers.permutation(np.concatenate(by_length).reshape(steps, per_step))
+
+
+def mixing_shares(sizes, mixing: str, temperature: float) -> np.ndarray:
+    """The share of each group of samples. mixing: "proportional" to its size; "balanced", all alike; "temperature", as
+    its size to the power of 1 / temperature. Raises UserError for a temperature that is not above 0."""
+    if not temperature > 0:
+        raise UserError(f"--mixing_temperature {temperature:g} must be above 0; 1 is proportional, large is balanced")
+    power = {"proportional": 1.0, "balanced": 0.0, "temperature": 1 / temperature}[mixing]
+    weights = np.asarray(sizes, dtype=float) ** power
+    return weights / weights.sum()
+
+
+def apportion(shares, total: int) -> list[int]:
+    """Whole numbers in the given shares that add up to `total` (largest remainders)."""
+    exact = np.asarray(shares) * total
+    counts = np.floor(exact + 1e-9).astype(int)
+    largest = np.argsort(counts - exact, kind="stable")[: total - counts.sum()]
+    counts[largest] += 1
+    return counts.tolist()
+
+
+def deal(group: np.ndarray, first: int, count: int, key: tuple[int, ...]) -> np.ndarray:
+    """Cards first .. first + count - 1 of an endless deck: shuffled copies of `group`, one after another."""
+    n = len(group)
+    passes = range(first // n, -(-(first + count) // n))
+    cards = [np.random.default_rng([*key, number]).permutation(group) for number in passes]
+    return np.concatenate([group[:0], *cards])[first % n :][:count]
