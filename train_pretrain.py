@@ -21,7 +21,7 @@ from dataset.windows import pretraining_folders, pretraining_windows
 from model.gpt import GPT
 from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
 from model.vq import VQ_Align
-from training import manifest_hashes, resumes, start_training
+from training import manifest_hashes, resumes, stage_folder, start_training
 from utils import Loader, evaluation_loader, start_run, to_device
 
 VALIDATION_TEXTS = 64  # windows of text in a validation
@@ -46,6 +46,7 @@ def get_args(argv=None):
     flag("--epochs", type=int, default=20)
     flag("--warmup_epochs", type=int, default=2)
     flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--overfit_batches", type=int, default=0, help="check: read so many batches over and over, into overfit/")
     flag("--eeg_batch_size", type=int, default=60, help="EEG windows of a process and micro-batch")
     flag("--text_batch_size", type=int, default=4, help="text windows beside them")
     flag("--gradient_accumulation_steps", type=int, default=1)
@@ -78,7 +79,7 @@ def get_args(argv=None):
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
     run = start_run(args.device, args.dtype, args.seed)
-    out_dir = Path(args.out_dir) / "checkpoints" / f"NeuroLM-{args.size}"
+    out_dir = stage_folder(args, f"NeuroLM-{args.size}")
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
@@ -88,8 +89,9 @@ def main(args):
         open_text(args.text_dir or Path(args.out_dir) / "text", split, args.block_size) for split in ("train", "val")
     )
     loader = Loader(
-        train_set, args.eeg_batch_size, run, collate_prediction, args.gradient_accumulation_steps, args.num_workers
-    )
+        train_set, args.eeg_batch_size, run, collate_prediction, args.gradient_accumulation_steps, args.num_workers,
+        overfit_batches=args.overfit_batches,
+    )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     run.say(
         f"{', '.join(folder.name for folder in folders)}: {len(train_set)} training and {len(val_set)} validation "
@@ -122,7 +124,7 @@ def main(args):
             eeg_targets = run.sum_on_host(sum(len(batch["source"]) for batch in micro_batches))
             text_targets = args.text_batch_size * args.block_size * run.world_size * len(micro_batches)
             for i, batch in enumerate(micro_batches):
-                english = text.batch(args.seed, trainer.step, run.rows(i, args.text_batch_size))
+                english = text.batch(args.seed, loader.batch_number(trainer.step), run.rows(i, args.text_batch_size))
                 with trainer.forward(last=batch is micro_batches[-1]):
                     codes, features = tokenizer.tokenize(batch)
                     batch |= {"features": features, "target": codes.flatten()[batch["target_position"]] + TEXT_ROWS}

@@ -20,7 +20,7 @@ from model.gpt import GPT
 from model.neurolm import LM_SIZES
 from model.quantizer import codebook_use
 from model.vq import VQ_SIZES, VQ_Align, reversal_weight
-from training import manifest_hashes, resumes, start_training
+from training import manifest_hashes, resumes, stage_folder, start_training
 from utils import Loader, evaluation_loader, start_run
 
 
@@ -41,6 +41,7 @@ def get_args(argv=None):
     flag("--epochs", type=int, default=50)
     flag("--warmup_epochs", type=int, default=5)
     flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--overfit_batches", type=int, default=0, help="check: read so many batches over and over, into overfit/")
     flag("--batch_size", type=int, default=64, help="EEG windows of a process and micro-batch")
     flag("--text_batch_size", type=int, default=16, help="text windows beside them")
     flag("--gradient_accumulation_steps", type=int, default=1)
@@ -73,7 +74,7 @@ def get_args(argv=None):
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
     run = start_run(args.device, args.dtype, args.seed)
-    out_dir = Path(args.out_dir) / "checkpoints" / "VQ"
+    out_dir = stage_folder(args, "VQ")
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
@@ -81,8 +82,9 @@ def main(args):
     val_set = pretraining_windows(folders, "val", args.block_size)
     text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
     loader = Loader(
-        train_set, args.batch_size, run, collate_eeg, args.gradient_accumulation_steps, args.num_workers
-    )
+        train_set, args.batch_size, run, collate_eeg, args.gradient_accumulation_steps, args.num_workers,
+        overfit_batches=args.overfit_batches,
+    )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     run.say(
         f"{', '.join(folder.name for folder in folders)}: {len(train_set)} training and {len(val_set)} validation "
@@ -111,7 +113,7 @@ def main(args):
             eeg_tokens = run.sum_on_host(sum(batch["tokens_eeg"] for batch in micro_batches))
             text_tokens = args.text_batch_size * args.block_size * run.world_size * len(micro_batches)
             for i, batch in enumerate(micro_batches):
-                english = text.batch(args.seed, trainer.step, run.rows(i, args.text_batch_size))
+                english = text.batch(args.seed, loader.batch_number(trainer.step), run.rows(i, args.text_batch_size))
                 with trainer.forward(last=batch is micro_batches[-1]):
                     sums = trainer.model(batch, english["tokens"].to(run.device), reversal_weight(trainer.step / steps))
                 losses = {name: sums[name] / eeg_tokens for name in ("commitment", "frequency", "raw", "domain_eeg")}

@@ -278,6 +278,11 @@ def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path
     return trainer
 
 
+def stage_folder(args, name: str) -> Path:
+    """Where a stage writes; a check that it can overfit a few batches leaves the real checkpoints alone."""
+    return Path(args.out_dir) / ("overfit" if args.overfit_batches else "checkpoints") / name
+
+
 def resumes(args, out_dir: Path) -> bool:
     """Whether this run continues an earlier one."""
     return args.resume and (out_dir / NEWEST).is_file()
