@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 
+WORST = 1024  # vectors considered for reviving codes in a step
 BLOCK = 8192  # vectors compared with the codebook at once: 256 MiB of similarities for 8192 codes
 
 
@@ -18,8 +19,9 @@ class Codebook(nn.Module):
         super().__init__()
         rows = F.normalize(torch.randn(n_codes, width), dim=-1)
         self.weight = nn.Parameter(rows, requires_grad=False)
-        self.cluster_size = nn.Parameter(torch.zeros(n_codes), requires_grad=False)  # in checkpoints, read by nobody
-        self.embed_avg = nn.Parameter(rows.clone(), requires_grad=False)  # likewise
+        # the official code has these two and reads neither; here the first counts the steps since a code was last used
+        self.cluster_size = nn.Parameter(torch.zeros(n_codes), requires_grad=False)
+        self.embed_avg = nn.Parameter(rows.clone(), requires_grad=False)
         self.register_buffer("initted", torch.zeros(1))
 
 
@@ -27,11 +29,13 @@ class Quantizer(nn.Module):
     """Nearest code by cosine; in training mode the codes follow the vectors that chose them.
 
     The first batch of training places the codes by spherical k-means. Counts and sums are taken over all processes, so
-    that every rank holds the same codebook. Evaluation changes nothing.
+    that every rank holds the same codebook. Evaluation changes nothing. `revive_after` (the papers do not): codes that
+    no vector chose for so many steps move onto the vectors that are coded worst; 0: never.
     """
 
     def __init__(self, n_codes: int = 8192, width: int = 128, decay: float = 0.99, kmeans_init: bool = True):
         super().__init__()
+        self.revive_after = 0
         self.n_codes, self.width, self.decay = n_codes, width, decay
         self.embedding = Codebook(n_codes, width)
         self.register_buffer("cluster_size", torch.zeros(n_codes))  # moving average of the use of each code
@@ -51,7 +55,9 @@ class Quantizer(nn.Module):
             indices, codes = indices.view(z.shape[:-1]), codes.view(z.shape)
             distance = (codes - z).square().mean(-1)
             if self.training:
-                self._follow(flat, indices.reshape(-1), real)
+                count = self._follow(flat, indices.reshape(-1), real)
+                if self.revive_after:
+                    self._revive(flat, distance.detach().reshape(-1), real, count)
             return z + (codes - z).detach(), indices, distance
 
     def lookup(self, indices):
@@ -85,6 +91,27 @@ class Quantizer(nn.Module):
         rows = self.embedding.weight
         moved = F.normalize(torch.lerp(rows, F.normalize(total, dim=-1), 1 - self.decay), dim=-1)
         rows.copy_(torch.where((count > 0)[:, None], moved, rows))
+        return count
+
+    @torch.no_grad()
+    def _revive(self, flat, distance, real, count):
+        """Move codes that have been idle for long onto the worst-coded vectors of all processes, WORST a step."""
+        idle = self.embedding.cluster_size
+        idle.copy_(torch.where(count > 0, 0, idle + 1))
+        if real is not None:
+            distance = distance.masked_fill(~real, -1)
+        distance, worst = distance.topk(min(WORST, len(flat)))
+        vectors = flat[worst]
+        if dist.is_initialized():
+            vectors, distance = gather_rows(vectors), gather_rows(distance[:, None])[:, 0]
+            distance, worst = distance.topk(min(WORST, len(distance)))
+            vectors = vectors[worst]
+        dead = idle >= self.revive_after
+        place = dead.cumsum(0) - 1  # the n-th dead code takes the n-th worst vector
+        dead &= place < (distance > 0).sum()
+        rows = self.embedding.weight
+        rows.copy_(torch.where(dead[:, None], vectors[place.clamp(0, len(vectors) - 1)], rows))
+        idle.masked_fill_(dead, 0)
 
     @torch.no_grad()
     def _place_codes(self, vectors, iterations: int = 10):
