@@ -217,10 +217,10 @@ class Trainer:
     def keep_best(self, score: float) -> None:
         """Keep the model as it is now, if `score` beats every epoch before; NaN beats none."""
         if score > self.best:
-            self.best = score
+            self.best = float(score)  # a NumPy number could not be read back safely
             if self.run.main:
                 model = {"model": self.evaluated.state_dict(), "iter_num": self.step, "epoch": self.epoch + 1}
-                write_checkpoint(model | {"best": score} | self.extra, self._named("best"))
+                write_checkpoint(model | {"best": self.best} | self.extra, self._named("best"))
 
     def load_best(self) -> None:
         """Evaluate the weights that `keep_best` kept; without any, the last ones stay."""
