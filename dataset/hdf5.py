@@ -31,9 +31,10 @@ def open_eeg(file, group) -> tuple[h5py.Dataset, tuple[str, ...]]:
         links = [file.get(name, getlink=True) for name in (group, f"{group}/eeg")]
         if not all(isinstance(link, h5py.HardLink) for link in links):
             raise ValueError("it links to another file")
-        eeg = file[group]["eeg"]
-        written = [x.decode() if isinstance(x, bytes) else str(x) for x in _attribute(file, group, "chOrder", ())]
-        rate = float(_attribute(file, group, "rsFreq", 0))
+        node = file[group]
+        eeg = node["eeg"]
+        written = [x.decode() if isinstance(x, bytes) else str(x) for x in _attribute(node, eeg, "chOrder", ())]
+        rate = float(_attribute(node, eeg, "rsFreq", 0))
         if eeg.ndim != 2 or eeg.dtype.kind not in "fi" or len(written) != len(eeg):
             raise ValueError(f"{len(written)} names in chOrder for eeg {eeg.dtype} {eeg.shape}")
         if eeg.is_virtual or eeg.external or np.prod(eeg.chunks or 1, dtype=float) * 8 > MAX_CHUNK_BYTES:
@@ -57,10 +58,11 @@ def known_channels(where, written) -> tuple[str, ...]:
 def read_segments(file, group) -> np.ndarray:
     """The labelled windows of a group -> (W, 3) int64: start sample, stop sample, label. Raises UserError."""
     try:
-        if "segments" in file[group]:
-            return file[group]["segments"][:].astype(np.int64).reshape(-1, 3)
-        marks = [np.ravel(_attribute(file, group, name, ())) for name in ("trialStart", "trialEnd", "label")]
-        return _trial_windows(*(np.asarray(mark, dtype=np.float64) for mark in marks), file[group]["eeg"].shape[1])
+        node = file[group]
+        if "segments" in node:
+            return node["segments"][:].astype(np.int64).reshape(-1, 3)
+        marks = [np.ravel(_attribute(node, node["eeg"], name, ())) for name in ("trialStart", "trialEnd", "label")]
+        return _trial_windows(*(np.asarray(mark, dtype=np.float64) for mark in marks), node["eeg"].shape[1])
     except _FAILURES as error:
         raise UserError(f"{file.filename}, group {group}: labelled windows cannot be read: {error}") from None
 
@@ -80,8 +82,5 @@ def _trial_windows(start, stop, label, samples) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
-def _attribute(file, group, name, default):
-    for node in (file[group]["eeg"], file[group]):
-        if name in node.attrs:
-            return node.attrs[name]
-    return default
+def _attribute(node, eeg, name, default):
+    return eeg.attrs[name] if name in eeg.attrs else node.attrs.get(name, default)

@@ -191,11 +191,12 @@ def segments(recording) -> np.ndarray:
 
 
 class RecordingReader:
-    """Reads windows of any recording; keeps at most `max_open` files open, each opened in the process that uses it."""
+    """Reads windows of any recording; keeps at most `max_open` open, each opened in the process that uses it."""
 
     def __init__(self, max_open=256):
         self.max_open = max_open
-        self._files = OrderedDict()  # path -> (open file, {group: its eeg}), the least recently used first
+        self._open = OrderedDict()  # (path, group) -> its eeg, the least recently used first; closes when dropped
+        self._checked = set()  # (path, group) of recordings that are what their manifest says
         self._process = os.getpid()
 
     def __getstate__(self):
@@ -210,29 +211,31 @@ class RecordingReader:
             raise UserError(f"{recording.path}: samples {start} to {stop} asked for, it has {recording.samples}")
         if recording.group is None:
             return load_sample(recording.path)[0][:, start:stop]
-        eeg = self._eeg(recording)
-        window = np.empty((eeg.shape[0], stop - start), eeg.dtype)
         try:
-            eeg.read_direct(window, np.s_[:, start:stop])
-        except (OSError, RuntimeError, ValueError) as error:
+            return self._eeg(recording)[:, start:stop].astype(np.float32, copy=False)
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise UserError(f"{recording.path} is damaged ({error}); run its maker again") from None
-        return window.astype(np.float32, copy=False)
 
     def _eeg(self, recording) -> h5py.Dataset:
         if self._process != os.getpid():  # after a fork the parent's handles are not ours
             self.__init__(self.max_open)
-        if recording.path not in self._files:
-            if len(self._files) >= self.max_open:
-                self._files.popitem(last=False)[1][0].close()
-            self._files[recording.path] = (open_file(recording.path), {})
-        self._files.move_to_end(recording.path)
-        file, opened = self._files[recording.path]
-        if recording.group not in opened:
-            eeg, channels = open_eeg(file, recording.group)
-            if eeg.shape[1] != recording.samples or channels != recording.channels:
-                raise UserError(
-                    f"{recording.path} holds {len(channels)} channels x {eeg.shape[1]} samples, its manifest says "
-                    f"{len(recording.channels)} x {recording.samples}; run its maker again"
-                )
-            opened[recording.group] = eeg
-        return opened[recording.group]
+        key = (recording.path, recording.group)
+        if key not in self._open:
+            if len(self._open) >= self.max_open:
+                self._open.popitem(last=False)
+            self._open[key] = self._open_eeg(recording)
+        self._open.move_to_end(key)
+        return self._open[key]
+
+    def _open_eeg(self, recording) -> h5py.Dataset:
+        file = open_file(recording.path)  # h5py closes it when its last dataset is dropped
+        if (recording.path, recording.group) in self._checked:  # checking costs as much as opening
+            return file[recording.group]["eeg"]
+        eeg, channels = open_eeg(file, recording.group)
+        if eeg.shape[1] != recording.samples or channels != recording.channels:
+            raise UserError(
+                f"{recording.path} holds {len(channels)} channels x {eeg.shape[1]} samples, its manifest says "
+                f"{len(recording.channels)} x {recording.samples}; run its maker again"
+            )
+        self._checked.add((recording.path, recording.group))
+        return eeg

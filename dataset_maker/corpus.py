@@ -212,6 +212,16 @@ def _check_windows(piece, clean, labels) -> Piece:
     return Piece(piece.name, piece.split, piece.start, piece.stop, kept, piece.notes + notes)
 
 
+def write_h5(path, name, eeg, channels, rows=None, **attributes) -> None:
+    """Write one recording: group `name` with `eeg` (C, T) in uV and, of a labelled corpus, `segments` (W, 3)."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group(name)
+        data = group.create_dataset("eeg", data=eeg, chunks=(len(eeg), min(eeg.shape[1], CHUNK_SECONDS * RATE)))
+        data.attrs.update(chOrder=list(channels), rsFreq=RATE, unit="uV", **attributes)
+        if rows is not None:
+            group["segments"] = np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
 def _write(args, recipe, source, file, clean, piece) -> dict:
     """Write one recording under a temporary name, then rename it -> its row of the manifest."""
     path = args.out_dir / piece.split / f"{piece.name}.h5"
@@ -220,14 +230,9 @@ def _write(args, recipe, source, file, clean, piece) -> dict:
     if args.dtype == "float16":
         eeg = eeg.clip(-65504, 65504).astype(np.float16)
     part = path.with_name(path.name + ".part")
-    with h5py.File(part, "w") as h5:
-        group = h5.create_group(piece.name)
-        data = group.create_dataset("eeg", data=eeg, chunks=(len(eeg), min(eeg.shape[1], CHUNK_SECONDS * RATE)))
-        data.attrs["chOrder"] = list(clean.channels)
-        data.attrs.update(rsFreq=RATE, lFreq=clean.low, hFreq=clean.high, notch=clean.notch, unit="uV")
-        data.attrs.update(source=file, subject=source.subject)
-        if recipe.labels:
-            group["segments"] = np.array(piece.rows, dtype=np.int64)
+    attributes = {"lFreq": clean.low, "hFreq": clean.high, "notch": clean.notch}
+    attributes |= {"source": file, "subject": source.subject}
+    write_h5(part, piece.name, eeg, clean.channels, piece.rows if recipe.labels else None, **attributes)
     with open(part, "rb") as written:
         sha256 = hashlib.file_digest(written, "sha256").hexdigest()
     part.replace(path)
