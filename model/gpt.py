@@ -139,9 +139,11 @@ class GPT(nn.Module):
         from transformers import GPT2LMHeadModel
 
         try:
-            source = GPT2LMHeadModel.from_pretrained(name_or_path)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            source, found = GPT2LMHeadModel.from_pretrained(name_or_path, output_loading_info=True)
+            if found["missing_keys"]:  # transformers would go on with random ones
+                raise ValueError(f"it lacks {len(found['missing_keys'])} weights of a GPT-2")
+        except Exception as error:  # the hub and damaged files fail in many ways
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"GPT-2 weights '{name_or_path}' cannot be loaded ({reason}). Go online once, or point --gpt2_path "
                 "at a folder written by transformers' save_pretrained, or train without them: --init_from scratch"

@@ -61,14 +61,15 @@ class NeuroLM(nn.Module):
         """
         row = LM_SIZES[size]
         config = GPTConfig(n_layer=row.n_layer, n_head=row.n_head, n_embd=row.n_embd, dropout=dropout)
+        if gpt2 is not None:
+            needed, given = (
+                f"{c.n_layer} layers, {c.n_head} heads, width {c.n_embd}, {c.block_size} positions"
+                for c in (config, gpt2.config)
+            )
+            if given != needed:
+                raise UserError(f"--size {size} needs {row.gpt2 or 'no GPT-2'}, {needed}; the GPT-2 given has {given}")
         model = cls(config, encoder, n_codes)
         if gpt2 is not None:
-            shape = (gpt2.config.n_layer, gpt2.config.n_head, gpt2.config.n_embd)
-            if shape != (row.n_layer, row.n_head, row.n_embd):
-                raise UserError(
-                    f"--size {size} needs {row.gpt2 or 'no GPT-2'} with {row.n_layer} layers, {row.n_head} heads, "
-                    f"width {row.n_embd}; the GPT-2 given has {shape[0]} layers, {shape[1]} heads, width {shape[2]}"
-                )
             gpt2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
             gpt2.config.vocab_size = config.vocab_size
             model.GPT2 = gpt2
