@@ -1,8 +1,12 @@
 """Checkpoints: read without running code, loaded strictly, written so that a kill or a full disk loses nothing."""
 
 import argparse
+import contextlib
+import dataclasses
 import os
+import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -22,10 +26,13 @@ def read_checkpoint(path) -> dict:
         raise UserError(f"checkpoint {path} does not exist")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            # mapped, not read: the processes of a machine share one copy of a large checkpoint
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch.load raises what the damage happens to cause
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds a {refused[1]}" if refused else (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):  # whose first line advises to load it all the same
+            refused = re.search(r"GLOBAL (\S+)", str(error))
+            reason = f"it holds a {refused[1]}" if refused else "it holds other objects"
         raise UserError(
             f"checkpoint {path} cannot be read safely ({type(error).__name__}: {reason[:200]}): it is damaged, or "
             "not a PyTorch checkpoint of tensors and plain values"
@@ -45,15 +52,41 @@ def plain_names(state: dict) -> dict:
     return plain
 
 
+def parts(checkpoint: dict, names, source: str, cure: str) -> list[dict]:
+    """The dictionaries of a checkpoint that a model needs. Raises UserError with the cure where one is missing."""
+    for name in names:
+        if not isinstance(checkpoint.get(name), dict):
+            held = ", ".join(map(str, checkpoint)) or "nothing"
+            raise UserError(f"{source} lacks the dictionary '{name}' and holds {held}: {cure}")
+    return [checkpoint[name] for name in names]
+
+
+def settings(kind, args: dict, where: str):
+    """A dataclass of sizes from a checkpoint's `*_args`; the official ones also hold values that no module reads.
+
+    Raises UserError for a value of another type, or below 0.
+    """
+    known = {}
+    for field in dataclasses.fields(kind):
+        value, type_ = args.get(field.name, field.default), type(field.default)
+        if isinstance(value, int) and type_ is float:
+            value = float(value)
+        if type(value) is not type_ or value < 0:
+            raise UserError(f"{where}: {field.name} = {value!r}, expected {type_.__name__}")
+        known[field.name] = value
+    return kind(**known)
+
+
 def load_strictly(model: torch.nn.Module, state: dict, source: str) -> None:
     """Load a state dict whose names and shapes are exactly the model's; else a UserError that says what differs."""
     own = model.state_dict()
-    missing = [name for name in own if name not in state]
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    missing = [name for name in own if name not in tensors]
     unknown = [name for name in state if name not in own]
     resized = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own
-        if name in state and state[name].shape != own[name].shape
+        if name in tensors and tensors[name].shape != own[name].shape
     ]
     differences = (("missing", missing), ("unknown", unknown), ("of another size", resized))
     found = [f"{len(names)} {what} ({_few(names)})" for what, names in differences if names]
@@ -72,20 +105,58 @@ def _few(names: list[str]) -> str:
 def write_checkpoint(checkpoint: dict, path) -> None:
     """Write to a temporary name, flush to the disk, rename: `path` always holds a whole checkpoint, old or new."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves behind is overwritten
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(
             f"checkpoint {path} could not be written ({error}); the one before it is untouched. Free some space on the "
             "disk, then run the same command again: it resumes"
         ) from None
+    finally:
+        with contextlib.suppress(OSError):  # after the renaming there is none
+            temporary.unlink()
+
+
+class Checkpoints:
+    """The checkpoints of a run: the newest, the best, and those of single epochs (`ckpt-10.pt`), `keep` at most."""
+
+    def __init__(self, newest, keep: int = 0):
+        """keep: how many epochs' checkpoints stay, 0: all."""
+        self.newest, self.keep = Path(newest), keep
+        self.best = self.of("best")
+
+    def of(self, name) -> Path:
+        """The path of a checkpoint beside the newest one."""
+        return self.newest.with_stem(f"{self.newest.stem}-{name}")
+
+    def write(self, state: dict, epoch: int | None = None) -> None:
+        """Write the newest checkpoint, and keep it as that of `epoch` when one is given."""
+        if epoch is None:
+            write_checkpoint(state, self.newest)
+            return
+        write_checkpoint(state, self.of(epoch))  # first: a kill in between leaves an epoch that is done again
+        self._link(self.of(epoch), self.newest)
+        name = re.compile(rf"{re.escape(self.newest.stem)}-(\d+){re.escape(self.newest.suffix)}")
+        kept = {int(found[1]): path for path in self.newest.parent.iterdir() if (found := name.fullmatch(path.name))}
+        for old in sorted(kept)[: -self.keep] if self.keep else ():
+            kept[old].unlink()
+
+    def _link(self, source: Path, path: Path) -> None:
+        """Give the same file another name, in one moment; where the file system has no links, copy it."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            write_checkpoint(read_checkpoint(source), path)
+            return
+        os.replace(temporary, path)
 
 
 def find_checkpoint(path, out_dir, flag: str) -> Path:

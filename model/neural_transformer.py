@@ -5,7 +5,7 @@ An EEG token is one channel for one second: 200 samples in units of 100 uV.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -27,14 +27,8 @@ class NTConfig:
     out_chans: int = 16  # of the temporal convolution
     dropout: float = 0.0
     bias: bool = False
-    embed_std: float = 1.0  # of the position embeddings at the start; the paper's 1 drowns the signal in short trainings
+    embed_std: float = 1.0  # of the position embeddings at the start; the paper's 1 drowns the signal for long
     norm_over_padding: bool = False  # True: the official GroupNorm, which also averages over zero padding
-
-    @classmethod
-    def from_args(cls, args: dict) -> "NTConfig":
-        """From a checkpoint's `encoder_args`; the official ones also hold values that no module reads."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in args.items() if name in names})
 
 
 def group_norm(x, norm: nn.GroupNorm, valid=None):

@@ -3,14 +3,14 @@
 B batch · N EEG tokens (padded) · L text tokens (padded) · D width · V rows of `lm_head`: 50304 of text, then the codes
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from checkpointing import load_strictly, plain_names, read_checkpoint
+from checkpointing import load_strictly, parts, plain_names, read_checkpoint, settings
 from errors import UserError
 from model.gpt import GPT, GPTConfig
 from model.neural_transformer import NeuralTransformer, NTConfig
@@ -82,24 +82,18 @@ class NeuroLM(nn.Module):
         Official checkpoints lack `encoder_args`: then the encoder has the paper's 12 heads, and the rest of its shape
         follows from the weights.
         """
-        for key in ("model", "model_args"):
-            if key not in checkpoint:
-                raise UserError(
-                    f"{source} is no NeuroLM checkpoint: it lacks '{key}' and holds {sorted(checkpoint)}; give one "
-                    "written by train_pretrain.py or train_instruction.py, or a released NeuroLM-*.pt"
-                )
-        state = plain_names(checkpoint["model"])
-        args = checkpoint["model_args"]
-        lm = GPTConfig(
-            n_layer=args["n_layer"], n_head=args["n_head"], n_embd=args["n_embd"], dropout=dropout,
-            block_size=args.get("block_size", 1024), bias=args.get("bias", True),
-        )  # fmt: skip
+        cure = "give one written by train_pretrain.py or train_instruction.py, or a released NeuroLM-*.pt"
+        state, args = parts(checkpoint, ("model", "model_args"), source, cure)
+        state = plain_names(state)
+        lm = settings(GPTConfig, args, f"{source}, model_args")
         if "encoder_args" in checkpoint:
-            encoder = NTConfig.from_args(checkpoint["encoder_args"])
+            (args,) = parts(checkpoint, ["encoder_args"], source, cure)
+            encoder = settings(NTConfig, args, f"{source}, encoder_args")
         else:
             n_layer = len({name.split(".")[2] for name in state if name.startswith("tokenizer.blocks.")})
-            encoder = NTConfig(n_layer=n_layer, n_embd=state["tokenizer.fc_norm.weight"].numel())
-        model = cls(lm, encoder, len(state["GPT2.lm_head.weight"]) - TEXT_ROWS)
+            encoder = NTConfig(n_layer=n_layer, n_embd=len(state.get("tokenizer.fc_norm.weight", ())))
+        n_codes = max(len(state.get("GPT2.lm_head.weight", ())) - TEXT_ROWS, 0)
+        model = cls(replace(lm, dropout=dropout, vocab_size=GPTConfig.vocab_size), encoder, n_codes)
         load_strictly(model, state, source)
         return model
 

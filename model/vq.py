@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from checkpointing import load_strictly, plain_names, read_checkpoint
+from checkpointing import load_strictly, parts, plain_names, read_checkpoint, settings
 from errors import UserError
 from model.neural_transformer import PATCH_SIZE, NeuralTransformer, NTConfig, init_linear
 from model.quantizer import Quantizer
@@ -30,7 +30,7 @@ class VQSize:
 
 
 VQ_SIZES = {
-    "tiny": VQSize(NTConfig(n_layer=2, n_head=4, n_embd=128, embed_std=0.02), decoder_layers=1, n_codes=512, code_dim=32),
+    "tiny": VQSize(NTConfig(n_layer=2, n_head=4, n_embd=128, embed_std=0.02), 1, n_codes=512, code_dim=32),
     **dict.fromkeys(("B", "L", "XL"), VQSize(NTConfig(), decoder_layers=4)),
 }
 
@@ -91,15 +91,14 @@ class VQ_Align(nn.Module):
     @classmethod
     def from_checkpoint(cls, checkpoint: dict, source: str) -> "VQ_Align":
         """From an official or own checkpoint of stage 1; names and shapes must agree exactly."""
-        for key in ("model", "encoder_args", "decoder_args"):
-            if key not in checkpoint:
-                raise UserError(
-                    f"{source} is no tokenizer checkpoint: it lacks '{key}' and holds {sorted(checkpoint)}; "
-                    "give one written by train_vq.py or the released VQ.pt"
-                )
-        state = plain_names(checkpoint["model"])
+        cure = "give one written by train_vq.py or the released VQ.pt"
+        names = ("encoder_args", "decoder_args")
+        state, *args = parts(checkpoint, ("model", *names), source, cure)
+        state = plain_names(state)
+        encoder, decoder = (
+            settings(NTConfig, values, f"{source}, {name}") for values, name in zip(args, names, strict=True)
+        )
         n_codes = len(state.get("VQ.quantize.cluster_size", ()))
-        encoder, decoder = (NTConfig.from_args(checkpoint[f"{part}_args"]) for part in ("encoder", "decoder"))
         model = cls(encoder, decoder, n_codes, len(state.get("wte.weight", ())))
         load_strictly(model, state, source)
         return model
