@@ -7,16 +7,11 @@ import sys
 import uuid
 from pathlib import Path
 
+from matplotlib.image import imread
 from tqdm import tqdm
 
+from errors import UserError
 from utils import Run
-
-SECRETS = ("wandb_api_key",)
-
-
-def public_config(args) -> dict:
-    """The flags of a run as plain values, without secrets."""
-    return {name: value for name, value in vars(args).items() if name not in SECRETS}
 
 
 class Logger:
@@ -26,25 +21,29 @@ class Logger:
     A resumed run drops what an interrupted one wrote after its last checkpoint, and goes on with the same W&B run.
     """
 
-    def __init__(self, out_dir, run: Run, config: dict, total_steps: int, first_step: int = 0,
+    def __init__(self, out_dir, run: Run, about: dict, total_steps: int, first_step: int = 0, first_line: int = 0,
                  wandb: dict | None = None, tensorboard_dir=None):  # fmt: skip
-        """wandb: project, name and api_key of the W&B run, or None for no W&B."""
+        """about: what made the run, with its flags under `config`; first_line: how many lines of `metrics.jsonl` the
+        checkpoint at `first_step` knows; wandb: project, name and api_key of the W&B run, or None for no W&B."""
         self.run = run
         if not run.main:
             return
-        out_dir = Path(out_dir)
-        out_dir.mkdir(parents=True, exist_ok=True)
-        (out_dir / "config.json").write_text(json.dumps(config, indent=2, default=str))
-        self.epoch_log = out_dir / "log.txt"
-        self.latest = {}
-        metrics = out_dir / "metrics.jsonl"
-        _drop_after(metrics, "step", first_step)
-        self.file = open(metrics, "a", buffering=1)  # noqa: SIM115 - closed by `close`
+        self.out_dir = Path(out_dir)
+        self.out_dir.mkdir(parents=True, exist_ok=True)
+        (self.out_dir / "config.json").write_text(json.dumps(about, indent=2, default=str))
+        self.epoch_log = self.out_dir / "log.txt"
+        self.metrics = self.out_dir / "metrics.jsonl"
+        lines = self.metrics.read_text().splitlines()[:first_line] if self.metrics.exists() else []
+        replace_text(self.metrics, "".join(line + "\n" for line in lines))
+        self.lines, self.latest = len(lines), {}
+        for line in lines:
+            self.latest |= json.loads(line)
+        self.file = open(self.metrics, "a", buffering=1)  # noqa: SIM115 - closed by `close`
         interval = 1.0 if sys.stderr.isatty() else 30.0  # a log file needs no living bar
         self.bar = tqdm(
             total=total_steps, initial=first_step, unit="step", dynamic_ncols=True, mininterval=interval, miniters=1
         )
-        self.wandb = _start_wandb(out_dir, config, first_step > 0, **wandb) if wandb else None
+        self.wandb = _start_wandb(self.out_dir, about, first_step > 0, **wandb) if wandb else None
         self.board = None
         if tensorboard_dir:
             from torch.utils.tensorboard import SummaryWriter
@@ -63,7 +62,14 @@ class Logger:
         plain = {name: float(value) for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in plain.items()}
         self.latest |= {"step": step, **finite}
-        self.file.write(json.dumps({"step": step, **finite}) + "\n")
+        try:
+            self.file.write(json.dumps({"step": step, **finite}) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.metrics} could not be written ({error}): free some space on the disk, then run the same "
+                "command again: it resumes from the last checkpoint"
+            ) from None
+        self.lines += 1
         if "train/loss" in plain:
             self.bar.set_postfix(loss=f"{plain['train/loss']:.4f}", refresh=False)
         if self.wandb:
@@ -72,12 +78,34 @@ class Logger:
             for name, value in plain.items():
                 self.board.add_scalar(name, value, step)
 
+    def figure(self, step: int, name: str, draw, *arguments) -> None:
+        """A figure by name at a step: `draw(*arguments, path)` writes it to `figures/`, where the newest one stays."""
+        if not self.run.main:
+            return
+        path = draw(*arguments, self.out_dir / "figures" / f"{name.replace('/', '_')}.png")
+        if self.wandb:
+            import wandb
+
+            self.wandb.log({name: wandb.Image(str(path))}, step=step)
+        if self.board:
+            self.board.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
+
+    def flush(self) -> int:
+        """Bring to the disk what was written -> how many lines `metrics.jsonl` has, for a checkpoint."""
+        if not self.run.main:
+            return 0
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        if self.board:
+            self.board.flush()
+        return self.lines
+
     def end_epoch(self, epoch: int) -> None:
         """A line in `log.txt`: the latest value of every number."""
         if self.run.main:
-            _drop_after(self.epoch_log, "epoch", epoch - 1)
-            with open(self.epoch_log, "a") as file:
-                file.write(json.dumps({"epoch": epoch, **self.latest}) + "\n")
+            lines = self.epoch_log.read_text().splitlines() if self.epoch_log.exists() else []
+            before = [line for line in lines if json.loads(line)["epoch"] < epoch]  # of a run that was interrupted
+            replace_text(self.epoch_log, "\n".join([*before, json.dumps({"epoch": epoch, **self.latest})]) + "\n")
 
     def say(self, message: str) -> None:
         """A line above the progress bar."""
@@ -95,13 +123,11 @@ class Logger:
             self.board.close()
 
 
-def _drop_after(path: Path, name: str, last: int) -> None:
-    """Leave out the lines whose `name` is past `last`, and half-written ones."""
-    if not path.exists():
-        return
-    lines = path.read_text().splitlines()
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)[name] <= last]
-    path.write_text("".join(line + "\n" for line in kept))
+def replace_text(path: Path, text: str) -> None:
+    """Write a file in whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _start_wandb(out_dir: Path, config: dict, resumed: bool, project: str, name: str, api_key: str | None):

@@ -20,7 +20,6 @@ from checkpointing import find_checkpoint, load_strictly, read_checkpoint
 from dataset.batches import collate_montage
 from dataset.windows import class_names, labelled_folder, labram_labelled_windows
 from evaluation import classify_windows, report
-from logger import public_config
 from model.labram import (
     CLASSIFIERS,
     Classifier,
@@ -30,8 +29,9 @@ from model.labram import (
     model_state,
     parameter_groups,
 )
+from provenance import describe_data, public_config
 from results import results_table
-from training import begin_training, manifest_hashes
+from training import begin_training
 from utils import OPTIMIZERS, Loader, learning_rates, make_optimizer, start_run
 
 
@@ -79,6 +79,7 @@ def get_args(argv=None):
     flag("--seed", type=int, default=0)
     flag("--resume", action=switch, default=True, help="continue from checkpoint.pth in output_dir")
     flag("--save_ckpt_freq", type=int, default=5, help="keep a checkpoint every so many epochs")
+    flag("--keep", type=int, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=float, default=30)
     flag("--save_every_steps", type=int, default=0)
     # log
@@ -142,14 +143,14 @@ def main(args):
     trainer = begin_training(
         raw_model, run, args, optimizer,
         learning_rates(args.lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
-        Path(args.output_dir) / "checkpoint.pth", log_dir=args.log_dir, grad_clip=args.clip_grad,
+        Path(args.output_dir) / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
         ema_decay=args.model_ema_decay if args.model_ema else 0.0,
-        extra={"args": public_config(args), "classes": list(classes), "datasets": manifest_hashes([folder])},
+        extra={"args": public_config(args), "classes": list(classes), "datasets": describe_data([folder])},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop
     for epoch in trainer.epochs():
-        for micro_batches in trainer.steps(loader):
+        for micro_batches in trainer.steps():
             shares = run.world_size * len(micro_batches)  # all of one shape and size
             for batch in micro_batches:
                 with trainer.forward(last=batch is micro_batches[-1]):

@@ -19,11 +19,11 @@ import torch
 import errors
 from dataset.batches import collate_montage
 from dataset.windows import labram_pretraining_windows, pretraining_folders
-from logger import public_config
 from model.labram import parameter_groups
 from model.quantizer import codebook_use
 from model.vqnsp import TOKENIZERS, VQNSP
-from training import begin_training, manifest_hashes
+from provenance import describe_data, public_config
+from training import begin_training
 from utils import OPTIMIZERS, Loader, evaluation_loader, learning_rates, make_optimizer, start_run
 
 STRIDE = 1  # seconds between windows
@@ -64,6 +64,7 @@ def get_args(argv=None):
     flag("--seed", type=int, default=0)
     flag("--resume", action=switch, default=True, help="continue from checkpoint.pth in output_dir")
     flag("--save_ckpt_freq", type=int, default=20, help="keep a checkpoint every so many epochs")
+    flag("--keep", type=int, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=float, default=30)
     flag("--save_every_steps", type=int, default=0)
     # log
@@ -108,13 +109,13 @@ def main(args):
     trainer = begin_training(
         raw_model, run, args, optimizer,
         learning_rates(lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
-        Path(args.output_dir) / "checkpoint.pth", log_dir=args.log_dir, grad_clip=args.clip_grad,
-        extra={"args": public_config(args), "datasets": manifest_hashes(folders)},
+        Path(args.output_dir) / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
+        extra={"args": public_config(args), "datasets": describe_data(folders)},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop
     for epoch in trainer.epochs():
-        for micro_batches in trainer.steps(loader):
+        for micro_batches in trainer.steps():
             shares = run.world_size * len(micro_batches)  # all of one shape and size
             for batch in micro_batches:
                 with trainer.forward(last=batch is micro_batches[-1]):

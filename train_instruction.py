@@ -23,7 +23,8 @@ from evaluation import answer_tasks, report, results_table
 from model.gpt import GPT
 from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ_Align
-from training import BEST, NEWEST, manifest_hashes, resumes, start_training
+from provenance import describe_data
+from training import BEST, NEWEST, resumes, start_training
 from utils import Loader, start_run, to_device
 
 
@@ -67,6 +68,7 @@ def get_args(argv=None):
     flag("--seed", type=int, default=1337)
     flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
     flag("--save_ckpt_freq", type=int, default=5, help="keep a checkpoint every so many epochs")
+    flag("--keep", type=int, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=float, default=30)
     flag("--save_every_steps", type=int, default=0)
     # log
@@ -125,14 +127,14 @@ def main(args):
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
     trainer = start_training(
-        raw_model, run, args, out_dir,
+        raw_model, run, args, out_dir, loader,
         steps=steps, warmup_steps=round(args.warmup_ratio * steps) or args.warmup_epochs * loader.steps_per_epoch,
-        extra=raw_model.config_args() | {"datasets": manifest_hashes(tasks.values())},
+        extra=raw_model.config_args() | {"datasets": describe_data(tasks.values())},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop
     for _ in trainer.epochs():
-        for micro_batches in trainer.steps(loader):
+        for micro_batches in trainer.steps():
             answer_targets = run.sum_on_host(sum(len(batch["source"]) for batch in micro_batches))
             questions = run.sum_on_host(sum(len(batch["answer"]) for batch in micro_batches))
             text_targets = args.text_batch_size * args.block_size * run.world_size * len(micro_batches)

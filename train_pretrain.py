@@ -21,7 +21,8 @@ from dataset.windows import pretraining_folders, pretraining_windows
 from model.gpt import GPT
 from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
 from model.vq import VQ_Align
-from training import manifest_hashes, resumes, stage_folder, start_training
+from provenance import describe_data
+from training import resumes, stage_folder, start_training
 from utils import Loader, evaluation_loader, start_run, to_device
 
 VALIDATION_TEXTS = 64  # windows of text in a validation
@@ -65,6 +66,7 @@ def get_args(argv=None):
     flag("--seed", type=int, default=1337)
     flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
     flag("--save_ckpt_freq", type=int, default=5, help="keep a checkpoint every so many epochs")
+    flag("--keep", type=int, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=float, default=30)
     flag("--save_every_steps", type=int, default=0)
     # log
@@ -113,14 +115,14 @@ def main(args):
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
     trainer = start_training(
-        raw_model, run, args, out_dir,
+        raw_model, run, args, out_dir, loader,
         steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
-        extra=raw_model.config_args() | {"datasets": manifest_hashes(folders)},
+        extra=raw_model.config_args() | {"datasets": describe_data(folders)},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop
     for epoch in trainer.epochs():
-        for micro_batches in trainer.steps(loader):
+        for micro_batches in trainer.steps():
             eeg_targets = run.sum_on_host(sum(len(batch["source"]) for batch in micro_batches))
             text_targets = args.text_batch_size * args.block_size * run.world_size * len(micro_batches)
             for i, batch in enumerate(micro_batches):

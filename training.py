@@ -1,93 +1,90 @@
-"""The steps of a training run: gradients, schedule, guards against numbers that are not finite, checkpoints, resuming.
+"""The steps of a training run: gradients, schedule, guards against numbers that are not finite, saving, resuming.
 
-`Trainer` holds what must survive a restart. A script iterates over `trainer.epochs(loader)` and `trainer.steps(loader)`
-and says what the loss is; the state of the run is the number of steps taken.
+`Trainer` holds what must survive a restart. A script iterates over `trainer.epochs()` and `trainer.steps()` and says
+what the loss is; the state of the run is the number of steps taken.
 """
 
 import contextlib
 import copy
-import hashlib
-import platform
 import signal
-import subprocess
 import sys
 import time
-from collections import deque
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpointing import load_strictly, plain_names, read_checkpoint, write_checkpoint
-from errors import UserError
-from logger import Logger, public_config
+from checkpointing import Checkpoints, load_strictly, plain_names, read_checkpoint, write_checkpoint
+from logger import Logger
+from provenance import provenance, public_config
+from recording import Recorder
+from sharding import filled_copy, is_sharded, load_optimizer, shard, sharded_like, whole
+from throughput import Throughput
 from utils import Loader, Run, decay_groups, learning_rates, make_optimizer, seed_everything, wrap
 
 NEWEST = "ckpt.pt"  # the checkpoint that a run continues from
 BEST = "ckpt-best.pt"  # the model of the epoch with the best validation
 REQUEUE = 75  # exit status of a run that was told to stop and has saved its state: run the same command again
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Trainer:
-    def __init__(self, raw_model, run: Run, optimizer, rates: np.ndarray, checkpoint: Path, extra: dict, *,
-                 epochs: int, grad_clip: float = 0.0, ema_decay: float = 0.0, compile: bool = False,
+    def __init__(self, raw_model, run: Run, optimizer, rates: np.ndarray, loader: Loader, checkpoints: Checkpoints,
+                 extra: dict, *, template=None, grad_clip: float = 0.0, ema_decay: float = 0.0, compile: bool = False,
                  log_interval: int = 10, save_every_minutes: float = 0, save_every_steps: int = 0,
                  save_ckpt_freq: int = 0):  # fmt: skip
-        """rates: the learning rate of each step to take; checkpoint: path of the newest checkpoint; extra: what it
-        holds beside the state; ema_decay: of the moving average of the weights that is evaluated, 0: none;
-        save_ckpt_freq: every so many epochs a checkpoint is kept under its epoch's name."""
-        self.raw_model, self.model, self.run = raw_model, wrap(raw_model, run, compile), run
-        self.optimizer, self.rates, self.total_steps = optimizer, rates, len(rates)
-        self.checkpoint, self.extra, self.n_epochs = Path(checkpoint), extra, epochs
-        self.grad_clip, self.log_interval = grad_clip, log_interval
-        self.ema_decay = ema_decay
+        """rates: the learning rate of each step to take; extra: what checkpoints hold beside the state; template: what
+        `shard` gave, when raw_model is sharded; ema_decay: of the moving average of the weights that is evaluated, 0:
+        none; save_ckpt_freq: every so many epochs a checkpoint is kept under its epoch's number."""
+        self.raw_model, self.template, self.run = raw_model, template, run
+        self.model = wrap(raw_model, run, compile, is_sharded(raw_model))
+        self.optimizer, self.rates, self.total_steps, self.loader = optimizer, rates, len(rates), loader
+        self.checkpoints, self.extra = checkpoints, extra
+        self.grad_clip, self.log_interval, self.ema_decay = grad_clip, log_interval, ema_decay
         self.evaluated = copy.deepcopy(raw_model).requires_grad_(False) if ema_decay else raw_model
         self.save_every_minutes, self.save_every_steps = save_every_minutes, save_every_steps
         self.save_ckpt_freq = save_ckpt_freq
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=run.dtype == torch.float16)
-        self.step, self.epoch = 0, 0  # steps taken, epochs finished (their validation included)
+        self.step, self.epoch, self.validated = 0, 0, 0  # steps taken; epochs finished, and the steps taken by then
         self.best = float("-inf")  # validation score of the best epoch, where a script keeps one
         self.logger: Logger | None = None
-        self.stop_signal = None
-        self._recorded, self._recorded_steps = {}, 0
-        self._finite, self._files = [], deque(maxlen=max(log_interval, 1))
-        self._last_save, self._last_log = time.monotonic(), time.monotonic()
-        self._data_wait, self._counts = 0.0, {}
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            with contextlib.suppress(ValueError):  # not in the main thread: a notebook, a test
-                signal.signal(number, self._on_signal)
+        self.throughput = Throughput(run)
+        self.recorder = Recorder(run, log_interval)
+        self._last_save = time.monotonic()
+        self._told_to_stop = False
 
     # ---------------------------------------------------------------------------------------------------- the loop
 
     def epochs(self):
         """The epochs still to do; each is finished, and saved, when the body of the loop ends."""
-        for epoch in range(self.epoch, self.n_epochs):
-            yield epoch
-            self.epoch = epoch + 1
-            keep = self.save_ckpt_freq and self.epoch % self.save_ckpt_freq == 0
-            self.save(also=[self._named(self.epoch)] if keep else [])
-            if self.step >= self.total_steps:
-                break
+        with self._hearing_signals():
+            while self.validated < self.total_steps:
+                yield self.epoch
+                self.epoch, rest = divmod(self.step, self.loader.steps_per_epoch)
+                self.validated = self.step
+                kept = self.save_ckpt_freq and not rest and self.epoch % self.save_ckpt_freq == 0
+                self.save(self.epoch if kept else None)
+                self._stop_if_told()
 
-    def steps(self, loader: Loader):
+    def steps(self):
         """The micro-batches of each step still to do in this epoch."""
-        first = self.epoch * loader.steps_per_epoch
-        stop = min(loader.steps_per_epoch, self.total_steps - first)
-        batches = loader.epoch(self.epoch, self.step - first, stop)
-        self._last_log = time.monotonic()
+        first = self.epoch * self.loader.steps_per_epoch
+        stop = min(self.loader.steps_per_epoch, self.total_steps - first)
+        batches = self.loader.epoch(self.epoch, self.step - first, stop)
+        self.throughput.restart()
         while True:
-            asked = time.monotonic()
-            micro_batches = next(batches, None)
-            self._data_wait += time.monotonic() - asked
+            with self.throughput.waiting():
+                micro_batches = next(batches, None)
             if micro_batches is None:
                 return
             seed_everything(self.run.seed, self.step, self.run.rank)
             for group in self.optimizer.param_groups:
                 group["lr"] = float(self.rates[self.step]) * group.get("lr_scale", 1.0)
             self.model.train()
-            self._files.append((self.step, [file for batch in micro_batches for file in batch["files"]]))
-            yield micro_batches
+            self.recorder.begin_step(self.step, [file for batch in micro_batches for file in batch["files"]])
+            with self.throughput.counting():
+                yield micro_batches
             self._after_step()
 
     @contextlib.contextmanager
@@ -103,24 +100,28 @@ class Trainer:
         total = sum(losses.values())
         self.scaler.scale(total * self.run.world_size).backward()  # gradients are averaged over the processes
         for name, value in {"loss": total, **losses, **measures}.items():
-            self._recorded[name] = self._recorded.get(name, 0.0) + value.detach().float()
+            self.recorder.add(name, value)
 
     def update(self, **counts: float) -> None:
         """Clip the gradients and take the step; counts: what was read in it (tokens, samples) over all processes."""
         self.scaler.unscale_(self.optimizer)
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(trained, self.grad_clip or float("inf"))
+        norm = whole(torch.nn.utils.clip_grad_norm_(trained, self.grad_clip or float("inf"))).detach().float()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema_decay:
             self._average()
-        finite = torch.isfinite(self._recorded["loss"])
-        self._finite.append(finite if self.scaler.is_enabled() else finite & torch.isfinite(norm))
-        self._recorded["grad_norm"] = self._recorded.get("grad_norm", 0.0) + norm.detach().float() / self.run.world_size
-        self._recorded_steps += 1
-        for name, count in counts.items():
-            self._counts[name] = self._counts.get(name, 0.0) + count
+        sound = torch.isfinite(norm)
+        finite = torch.isfinite(self.recorder.sums["loss"])
+        if self.scaler.is_enabled():  # the scaler left the step out, and tries a smaller scale
+            self.recorder.add("skipped_steps", (~sound).float() / self.run.world_size)
+            norm = torch.where(sound, norm, 0.0)
+        else:
+            finite = finite & sound
+        self.recorder.add("grad_norm", norm / self.run.world_size)
+        self.recorder.end_step(finite)
+        self.throughput.add(counts)
         self.step += 1
 
     @torch.no_grad()
@@ -137,143 +138,163 @@ class Trainer:
         due = self.save_every_steps and self.step % self.save_every_steps == 0
         minutes = (time.monotonic() - self._last_save) / 60
         late = bool(self.save_every_minutes) and minutes >= self.save_every_minutes and self.run.main
-        # any process may get the signal, and the main one keeps the time: all must agree
-        stop = self.run.any(self.stop_signal is not None)
-        if stop or due or self.run.any(late):
+        # the main process keeps the time, and any may have got the signal: all must agree
+        if self.run.any(late or self._told_to_stop) or due:
             self.save()
-        if stop:
-            self.logger.say(f"told to stop: saved step {self.step} to {self.checkpoint}; run the same command to go on")
+            self._stop_if_told()
+
+    @contextlib.contextmanager
+    def _hearing_signals(self):
+        """SIGTERM and SIGUSR1 ask the run to save and stop at the next step."""
+
+        def on_signal(number, frame):
+            self._told_to_stop = True
+
+        before = {}
+        with contextlib.suppress(ValueError):  # not in the main thread: a notebook
+            before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop_if_told(self) -> None:
+        if self.run.any(self._told_to_stop):
+            self.logger.say(f"told to stop: {self.checkpoints.newest} holds step {self.step}; the same command goes on")
             self.logger.close()
             sys.exit(REQUEUE)
 
-    def _on_signal(self, number, frame) -> None:
-        self.stop_signal = number
-
     def _log(self) -> None:
-        self._check_finite()
-        names = list(self._recorded)
-        means = self.run.sum(torch.stack([self._recorded[name] for name in names])) / self._recorded_steps
-        seconds = time.monotonic() - self._last_log
-        values = {f"train/{name}": mean for name, mean in zip(names, means.tolist(), strict=True)}
-        values |= {f"system/{name}_per_s": count / seconds for name, count in self._counts.items()}
-        values |= {"train/lr": self.rates[self.step - 1], "train/epoch": self.epoch}
-        values |= {"system/data_wait": self._data_wait / seconds, "system/step_s": seconds / self._recorded_steps}
-        if self.run.device.type == "cuda":
-            values["system/memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self.recorder.check(self.checkpoints.newest)
+        values = {f"train/{name}": value for name, value in self.recorder.means(counted=("skipped_steps",)).items()}
+        values |= {"train/lr": float(self.rates[self.step - 1]), "train/epoch": self.epoch}
+        values |= {f"system/{name}": value for name, value in self.throughput.values().items()}
         if self.scaler.is_enabled():
             values["system/loss_scale"] = self.scaler.get_scale()
         self.logger.write(self.step, values)
-        self._recorded, self._recorded_steps, self._counts, self._data_wait = {}, 0, {}, 0.0
-        self._last_log = time.monotonic()
+        self.throughput.restart()
 
-    def _check_finite(self) -> None:
-        """Stop the run, on all ranks, when a loss or a gradient of the steps since the last check was not finite."""
-        if not self._finite:
-            return
-        finite = torch.stack(self._finite).tolist()
-        self._finite = []
-        if not self.run.any(not all(finite)):
-            return
-        message = "another process met a loss that is not finite"
-        if not all(finite):
-            step, files = list(self._files)[-len(finite) :][finite.index(False)]
-            message = (
-                f"the loss or its gradient is not finite at step {step} on rank {self.run.rank}, in a batch of "
-                f"{', '.join(dict.fromkeys(files))}"
-            )
-        raise UserError(
-            f"{message}. The last good checkpoint is untouched ({self.checkpoint}). Look at these recordings, or lower "
-            "the learning rate, or clip the gradients at 1.0, or use --dtype float32"
-        )
+    # -------------------------------------------------------------------------------------------------- evaluation
 
-    # ----------------------------------------------------------------------------------------------------- the state
-
-    def _named(self, name) -> Path:
-        """The path of a checkpoint beside the newest one."""
-        return self.checkpoint.with_stem(f"{self.checkpoint.stem}-{name}")
-
-    def state(self) -> dict:
-        return {
-            "model": self.raw_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "iter_num": self.step,
-            "epoch": self.epoch,
-            "best": self.best,
-            "total_steps": self.total_steps,
-            **({"model_ema": self.evaluated.state_dict()} if self.ema_decay else {}),
-            **self.extra,
-        }
-
-    def save(self, also=()) -> None:
-        """Write the newest checkpoint, unless what was trained since the last one is not finite."""
-        self._check_finite()
-        if self.run.main:
-            state = self.state()
-            for path in (*also, self.checkpoint):
-                write_checkpoint(state, path)
-        self._last_save = time.monotonic()
+    @contextlib.contextmanager
+    def evaluation(self):
+        """The model to evaluate, whole, in evaluation mode and without gradients."""
+        model = self.evaluated
+        if self.template is not None:
+            model = filled_copy(self.template, self.evaluated, self.run.device)
+        with torch.no_grad():
+            yield model.eval()
+        if self.template is not None:
+            model.to("meta")  # frees its memory, whoever still holds it
 
     def keep_best(self, score: float) -> None:
         """Keep the model as it is now, if `score` beats every epoch before; NaN beats none."""
         if score > self.best:
             self.best = float(score)  # a NumPy number could not be read back safely
+            model = whole(self.evaluated.state_dict())
             if self.run.main:
-                model = {"model": self.evaluated.state_dict(), "iter_num": self.step, "epoch": self.epoch + 1}
-                write_checkpoint(model | {"best": self.best} | self.extra, self._named("best"))
+                state = {"model": model, "iter_num": self.step, "epoch": self.epoch + 1, "best": self.best}
+                write_checkpoint(state | self.extra, self.checkpoints.best)
 
     def load_best(self) -> None:
         """Evaluate the weights that `keep_best` kept; without any, the last ones stay."""
-        path = self._named("best")
+        path = self.checkpoints.best
         self.run.barrier()
         if path.is_file() and self.best > float("-inf"):
-            load_strictly(self.evaluated, plain_names(read_checkpoint(path)["model"]), str(path))
+            self._load(self.evaluated, read_checkpoint(path)["model"], path)
 
-    def resume(self) -> None:
-        """Continue from the newest checkpoint."""
-        state = read_checkpoint(self.checkpoint)
-        if state.get("total_steps", self.total_steps) != self.total_steps:
-            self.run.say(
-                f"the run in {self.checkpoint} was planned for {state['total_steps']} steps, this one for "
-                f"{self.total_steps}: the learning rate follows the new plan"
-            )
-        load_strictly(self.raw_model, plain_names(state["model"]), str(self.checkpoint))
+    # --------------------------------------------------------------------------------------------------- the state
+
+    def save(self, keep_as: int | None = None) -> None:
+        """Write the newest checkpoint, and keep it as that of an epoch when its number is given; refuse to where what
+        was trained since the last one is not finite."""
+        self.recorder.check(self.checkpoints.newest)
+        state = {
+            "model": whole(self.raw_model.state_dict()),
+            "optimizer": whole(self.optimizer.state_dict()),
+            "scaler": self.scaler.state_dict(),
+            "iter_num": self.step,
+            "epoch": self.epoch,
+            "validated": self.validated,
+            "best": self.best,
+            "total_steps": self.total_steps,
+            "steps_per_epoch": self.loader.steps_per_epoch,
+            "samples_per_step": self.loader.samples_per_step,
+            "recorded": self.recorder.state(),
+            "log_lines": self.logger.flush(),
+            **({"model_ema": self.evaluated.state_dict()} if self.ema_decay else {}),
+            **self.extra,
+        }
+        if self.run.main:
+            self.checkpoints.write(state, keep_as)
+        self._last_save = time.monotonic()
+
+    def resume(self) -> int:
+        """Continue from the newest checkpoint; returns how many lines of the log belong to it."""
+        path = self.checkpoints.newest
+        state = read_checkpoint(path)
+        self._load(self.raw_model, state["model"], path)
         if self.ema_decay:
-            load_strictly(self.evaluated, state.get("model_ema", state["model"]), str(self.checkpoint))
-        self.optimizer.load_state_dict(state["optimizer"])
+            self._load(self.evaluated, state.get("model_ema", state["model"]), path)
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.scaler.is_enabled() and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.epoch, self.best = state["iter_num"], state["epoch"], state.get("best", float("-inf"))
-        self.run.say(f"resumed {self.checkpoint} at step {self.step} of {self.total_steps}")
+        self.validated = state.get("validated", 0)
+        if "recorded" in state:
+            self.recorder.restore(state["recorded"])
+        self._follow_plan(state)
+        self.run.say(f"resumed {path} at step {self.step} of {self.total_steps}")
+        return state.get("log_lines", 0)
+
+    def _follow_plan(self, state: dict) -> None:
+        """Where this run takes other steps than the one that it continues: go on with the same windows."""
+        if state.get("total_steps", self.total_steps) != self.total_steps:
+            self.run.say(
+                f"the run in {self.checkpoints.newest} was planned for {state['total_steps']} steps, this one for "
+                f"{self.total_steps}: the learning rate follows the new plan"
+            )
+        now, before = self.loader.samples_per_step, state.get("samples_per_step", self.loader.samples_per_step)
+        if now != before:
+            read = (self.step - self.epoch * state["steps_per_epoch"]) * before  # samples of the unfinished epoch
+            self.step = self.epoch * self.loader.steps_per_epoch + min(read // now, self.loader.steps_per_epoch)
+            self.validated = self.step if self.validated == state["iter_num"] else 0
+            self.run.say(f"a step reads {now} samples, it read {before}: step {state['iter_num']} is now {self.step}")
+
+    def _load(self, model, state: dict, path) -> None:
+        load_strictly(model, sharded_like(plain_names(state), model.state_dict()), str(path))
 
 
-def start_training(raw_model, run: Run, args, out_dir: Path, *, steps: int, warmup_steps: int, extra: dict) -> Trainer:
+def start_training(raw_model, run: Run, args, out_dir: Path, loader: Loader, *, steps: int, warmup_steps: int,
+                   extra: dict, fsdp: bool = False) -> Trainer:  # fmt: skip
     """Optimizer, schedule, trainer, the newest checkpoint of `out_dir` and the logs, from the flags that the scripts of
     NeuroLM share. extra: what the checkpoints hold beside the state of the training."""
+    template = shard(raw_model, run) if fsdp and run.world_size > 1 else None
     groups = decay_groups(raw_model, args.weight_decay)
     optimizer = make_optimizer(groups, args.learning_rate, (args.beta1, args.beta2), run.device)
     final_lr = args.min_lr if args.decay_lr else args.learning_rate
     rates = learning_rates(args.learning_rate, final_lr, steps, warmup_steps)
     return begin_training(
-        raw_model, run, args, optimizer, rates, out_dir / NEWEST, extra=extra, grad_clip=args.grad_clip
-    )
-
-
-def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path, *, extra: dict, grad_clip: float,
-                   ema_decay: float = 0.0, log_dir=None) -> Trainer:  # fmt: skip
-    """Trainer, the newest checkpoint and the logs, from the flags that all scripts share; log_dir: of TensorBoard."""
-    config = public_config(args)
-    trainer = Trainer(
-        raw_model, run, optimizer, rates, checkpoint, extra=extra | provenance(config),
-        epochs=args.epochs, grad_clip=grad_clip, ema_decay=ema_decay, compile=args.compile,
-        log_interval=args.log_interval, save_every_minutes=args.save_every_minutes,
-        save_every_steps=args.save_every_steps, save_ckpt_freq=args.save_ckpt_freq,
+        raw_model, run, args, optimizer, rates, out_dir / NEWEST, loader, extra=extra, grad_clip=args.grad_clip,
+        template=template,
     )  # fmt: skip
-    if args.resume and checkpoint.is_file():
-        trainer.resume()
+
+
+def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path, loader: Loader, *, extra: dict,
+                   grad_clip: float, ema_decay: float = 0.0, template=None, log_dir=None) -> Trainer:  # fmt: skip
+    """Trainer, the newest checkpoint and the logs, from the flags that all scripts share; log_dir: of TensorBoard."""
+    about = {"config": public_config(args), **provenance(), **extra}
+    trainer = Trainer(
+        raw_model, run, optimizer, rates, loader, Checkpoints(checkpoint, args.keep), about, template=template,
+        grad_clip=grad_clip, ema_decay=ema_decay, compile=args.compile, log_interval=args.log_interval,
+        save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
+        save_ckpt_freq=args.save_ckpt_freq,
+    )  # fmt: skip
+    log_lines = trainer.resume() if args.resume and checkpoint.is_file() else 0
     wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}
     trainer.logger = Logger(
-        checkpoint.parent, run, config, len(rates), trainer.step, wandb if args.wandb_log else None, log_dir
+        checkpoint.parent, run, about, len(rates), trainer.step, log_lines, wandb if args.wandb_log else None, log_dir
     )
     return trainer
 
@@ -286,21 +307,3 @@ def stage_folder(args, name: str) -> Path:
 def resumes(args, out_dir: Path) -> bool:
     """Whether this run continues an earlier one."""
     return args.resume and (out_dir / NEWEST).is_file()
-
-
-def provenance(config: dict) -> dict:
-    """What made a checkpoint: flags, versions, git commit."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
-    return {"config": config, "versions": versions, "git_commit": commit or "unknown"}
-
-
-def manifest_hashes(folders: list[Path]) -> dict[str, dict[str, str]]:
-    """sha256 of the files that describe each dataset folder."""
-    hashes = {}
-    for folder in folders:
-        files = [folder / name for name in ("manifest.csv", "dataset.yaml") if (folder / name).is_file()]
-        hashes[folder.name] = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    return hashes

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from errors import UserError
 from sampling import Interleaved, Mixture
 
+CHECKED = 8  # batches of a run that are looked at
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -175,11 +176,11 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def wrap(model: nn.Module, run: Run, compile: bool = False) -> nn.Module:
+def wrap(model: nn.Module, run: Run, compile: bool = False, sharded: bool = False) -> nn.Module:
     """What is trained: the model compiled if asked, and its gradients averaged over the processes."""
     if compile:
         model = torch.compile(model)
-    if run.world_size == 1:
+    if run.world_size == 1 or sharded:  # shards exchange gradients by themselves
         return model
     # buffers are equal on all ranks by construction; some passes leave parameters without a gradient
     return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -197,13 +198,15 @@ class Loader:
     """
 
     def __init__(self, dataset, batch_size: int, run: Run, collate, accumulation: int = 1, num_workers: int = 0,
-                 groups=None, mixture: Mixture | None = None, overfit_batches: int = 0):  # fmt: skip
+                 groups=None, mixture: Mixture | None = None, overfit_batches: int = 0, check=None):  # fmt: skip
+        """check: called with the first CHECKED batches; raises UserError for one that cannot be right."""
+        self.check, self.unchecked = check, CHECKED if check else 0
         self.dataset, self.run, self.accumulation = dataset, run, accumulation
         self.batch_size, self.overfit_batches = batch_size, overfit_batches
         groups = [np.arange(len(dataset))] if groups is None else groups
         order = mixture or Interleaved(groups)
         per_step = batch_size * run.world_size * accumulation
-        self.steps_per_epoch = order.steps(per_step)
+        self.steps_per_epoch, self.samples_per_step = order.steps(per_step), per_step
         sizes = f"{run.world_size} process(es) x batch size {batch_size} x {accumulation} accumulated"
         if self.steps_per_epoch == 0:
             largest = max((len(group) for group in groups), default=0)
@@ -237,6 +240,9 @@ class Loader:
         self.sampler.take(epoch, start, stop)
         micro_batches = []
         for batch in self.loader:
+            if self.unchecked:
+                self.check(batch)
+                self.unchecked -= 1
             micro_batches.append(to_device(batch, self.run.device))
             if len(micro_batches) == self.accumulation:
                 yield micro_batches

@@ -1,0 +1,69 @@
+"""FSDP2: parameters, gradients and optimizer state in shards, one a process; checkpoints stay whole, as without it."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from errors import UserError
+
+
+def shard(model: nn.Module, run) -> nn.Module:
+    """Shard the trained parameters of `model` over the processes, block by block; frozen ones stay whole.
+
+    A block is a module in a list of modules. Returns the same modules without values, for `filled_copy`. Raises
+    UserError for fp16, whose loss scale the shards cannot agree on.
+    """
+    if run.dtype == torch.float16:
+        raise UserError("--fsdp does not go with --dtype float16: take bfloat16 or float32")
+    valueless = {id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in model.parameters()}
+    valueless |= {id(value): value.to("meta") for value in model.buffers()}
+    template = copy.deepcopy(model, valueless)
+    frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
+    for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+        for block in blocks:
+            if not frozen.issuperset(block.parameters()):
+                fully_shard(block, ignored_params=frozen)
+    fully_shard(model, ignored_params=frozen)
+    return template
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return isinstance(model, FSDPModule)
+
+
+def filled_copy(template: nn.Module, model: nn.Module, device) -> nn.Module:
+    """The sharded model as a whole one on every process; every process must call this."""
+    whole_model = copy.deepcopy(template).to_empty(device=device)
+    whole_model.load_state_dict({name: whole(value) for name, value in model.state_dict().items()})
+    return whole_model
+
+
+def whole(value):
+    """A tensor, or a nested state, with its shards put together; every process must call this."""
+    if isinstance(value, dict):
+        return {name: whole(inner) for name, inner in value.items()}
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def sharded_like(state: dict, target: dict) -> dict:
+    """A whole state with the shards of this process in place of the tensors that are sharded in `target`."""
+    return {name: _shard_like(value, target.get(name)) for name, value in state.items()}
+
+
+def _shard_like(value, target):
+    if not (isinstance(target, DTensor) and isinstance(value, torch.Tensor) and value.shape == target.shape):
+        return value
+    return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load a whole state into an optimizer, of sharded parameters or not."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    shards = {
+        index: {name: _shard_like(value, parameters[index]) for name, value in values.items()}
+        for index, values in state["state"].items()
+    }
+    optimizer.load_state_dict(state | {"state": shards})
