@@ -139,6 +139,8 @@ class Backbone(nn.Module):
     def transform(self, tokens, chans, cls_chan):
         """tokens (B, C·S, D); chans (B, C) rows of pos_embed, cls_chan (B,) the class token's -> (B, 1 + N, D)."""
         seconds = tokens.size(1) // chans.size(1)
+        if seconds > MAX_SECONDS:
+            raise UserError(f"a window of {seconds} s; LaBraM reads {MAX_SECONDS} s at most: cut it into shorter ones")
         place = repeat(self.pos_embed[0, chans], "b c d -> b (c s) d", s=seconds)
         time = repeat(self.time_embed[0, :seconds], "s d -> (c s) d", c=chans.size(1))
         cls_token = self.cls_token[:, 0] + self.pos_embed[0, cls_chan]  # (B, D)

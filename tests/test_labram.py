@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from errors import UserError
 from model.labram import (
     BACKBONES,
     CLASSIFIERS,
@@ -48,6 +49,11 @@ def test_any_window_and_montage(channels, seconds):
     sum(losses[name] for name in ("commitment", "amplitude", "phase")).backward()
     assert losses["indices"].shape == (2, channels * seconds)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+
+
+def test_more_than_sixteen_seconds_are_refused():
+    with pytest.raises(UserError, match="a window of 17 s; LaBraM reads 16 s at most"):
+        Classifier(TINY, 2)(*make_eeg(1, 2, 17))
 
 
 def test_a_sample_does_not_depend_on_its_neighbours():
