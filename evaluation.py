@@ -61,16 +61,24 @@ def collect(predict, batches, n_windows: int) -> Predictions:
 
     `predict(batch)` gives indices (B,) in 0 .. n_windows - 1, labels (B,), probabilities (B, A), arrays or tensors. A
     window that came twice counts once. Every rank must call this, also one without batches.
-    Raises RuntimeError where a window has no answer or an index is none of the windows.
+    Raises RuntimeError where a window has no answer or an index is none of the windows, and where another rank fails.
     """
-    rows = []
-    for batch in batches:
-        indices, labels, probabilities = (_to_array(part) for part in predict(batch))
-        rows.append((indices.astype(int), labels.astype(int), probabilities))
+    rows, failure = [], None
+    try:
+        for batch in batches:
+            indices, labels, probabilities = (_to_array(part) for part in predict(batch))
+            rows.append((indices.astype(int), labels.astype(int), probabilities))
+    except Exception as error:  # the other ranks must hear of it, or they would wait for this one's answers
+        failure = error
     if dist.is_available() and dist.is_initialized():
         shards = [None] * dist.get_world_size()
-        dist.all_gather_object(shards, rows)
-        rows = [row for shard in shards for row in shard]
+        dist.all_gather_object(shards, (rows, repr(failure) if failure else None))
+        rows = [row for shard, _ in shards for row in shard]
+        said = [f"rank {rank}: {failed}" for rank, (_, failed) in enumerate(shards) if failed]
+        if said and not failure:
+            raise RuntimeError(f"the evaluation failed on another process, {'; '.join(said)}")
+    if failure:
+        raise failure
     answered = np.concatenate([np.empty(0, dtype=int), *(row[0] for row in rows)])
     found, first = np.unique(answered, return_index=True)
     if not n_windows or not np.array_equal(found, np.arange(n_windows)):

@@ -8,6 +8,7 @@ import numpy as np
 
 from errors import UserError
 
+MIXINGS = ("proportional", "balanced", "temperature")
 POOL = 8  # steps whose samples are sorted by length together
 
 
@@ -67,7 +68,7 @@ def mixing_shares(sizes, mixing: str, temperature: float) -> np.ndarray:
     its size to the power of 1 / temperature. Raises UserError for a temperature that is not above 0."""
     if not temperature > 0:
         raise UserError(f"--mixing_temperature {temperature:g} must be above 0; 1 is proportional, large is balanced")
-    power = {"proportional": 1.0, "balanced": 0.0, "temperature": 1 / temperature}[mixing]
+    power = dict(zip(MIXINGS, (1.0, 0.0, 1 / temperature), strict=True))[mixing]
     weights = np.asarray(sizes, dtype=float) ** power
     return weights / weights.sum()
 

@@ -5,7 +5,8 @@ one GPU:    python train_instruction.py --dataset_dir data --out_dir runs/neurol
 one node:   torchrun --nproc_per_node=8 train_instruction.py --dataset_dir data --out_dir runs/neurolm --wandb_log
 
 Trains on every known task with a dataset under --dataset_dir, or on --tasks; keeps the epoch that answers the
-validation sets best, and answers the test sets with it. Writes <out_dir>/checkpoints/instruction-<size>/ with results.json.
+validation sets best, and answers the test sets with it. Writes <out_dir>/checkpoints/instruction-<size>/ with
+results.json.
 """
 
 import argparse
@@ -18,13 +19,15 @@ from checkpointing import find_checkpoint
 from dataset.batches import QuestionCollate, QuestionWindows
 from dataset.tasks import find_tasks
 from dataset.text import load_tokenizer, open_text
-from dataset.windows import open_tasks
+from dataset.windows import describe_tasks, open_tasks
 from evaluation import answer_tasks, report, results_table
+from features import cache_features
 from model.gpt import GPT
 from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ_Align
 from provenance import describe_data
-from training import BEST, NEWEST, resumes, start_training
+from sampling import MIXINGS, Mixture, mixing_shares
+from training import BEST, NEWEST, resumes, stage_folder, start_training
 from utils import Loader, start_run, to_device
 
 
@@ -32,11 +35,12 @@ def get_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag, switch = parser.add_argument, argparse.BooleanOptionalAction
     # data
-    flag("--dataset_dir", required=True, help="folder of the tasks' dataset folders")
-    flag("--tasks", nargs="+", help="names of tasks; default: every known one found under dataset_dir")
+    flag("--dataset_dir", default="./", help="folder of the known tasks' dataset folders")
+    flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: every known one under dataset_dir")
     flag("--text_dir", help="folder of train.bin; default: <out_dir>/text")
     flag("--out_dir", default="./")
     flag("--num_workers", type=int, default=4, help="data workers of each process")
+    flag("--cache_features", metavar="DIR", help="keep what the frozen tokenizer makes of the windows, for later runs")
     # model
     flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: checkpoints/NeuroLM-<size>/")
     flag("--tokenizer_path", default="checkpoints/VQ/ckpt.pt", help="checkpoint of stage 1, read by --init_from gpt2")
@@ -49,6 +53,9 @@ def get_args(argv=None):
     flag("--warmup_epochs", type=int, default=1, help="read when --warmup_ratio is 0")
     flag("--warmup_ratio", type=float, default=0.1, help="warm-up as a share of all steps")
     flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--overfit_batches", type=int, default=0, help="check: read so many batches over and over, into overfit/")
+    flag("--mixing", choices=MIXINGS, default="proportional", help="share of each task in the batches")
+    flag("--mixing_temperature", type=float, default=2.0, help="T of temperature: shares as windows ** (1 / T)")
     flag("--eeg_batch_size", type=int, default=64, help="EEG windows of a process and micro-batch")
     flag("--text_batch_size", type=int, default=16, help="text windows beside them; 0: no text")
     flag("--gradient_accumulation_steps", type=int, default=1)
@@ -61,6 +68,7 @@ def get_args(argv=None):
     flag("--beta2", type=float, default=0.95)
     flag("--grad_clip", type=float, default=1.0, help="0: no clipping")
     flag("--eval_only", action=switch, default=False, help="answer the test sets with --NeuroLM_path or the best epoch")
+    flag("--answer_by", choices=["score", "generate"], default="score", help="most likely answer, or freely written")
     # run
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
@@ -83,12 +91,13 @@ def get_args(argv=None):
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
     run = start_run(args.device, args.dtype, args.seed)
-    out_dir = Path(args.out_dir) / "checkpoints" / f"instruction-{args.size}"
+    out_dir = stage_folder(args, f"instruction-{args.size}")
 
     # --------------------------------------------------------------------------------------------------------- data
     tasks = find_tasks(args.dataset_dir, args.tasks)
     run.say(f"tasks: {', '.join(f'{task.name} ({folder})' for task, folder in tasks.items())}")
-    test_sets = open_tasks(tasks, "test")
+    splits = ["test"] if args.eval_only else ["train", "val", "test"]
+    sets = {split: open_tasks(tasks, split) for split in splits}
 
     # -------------------------------------------------------------------------------------------------------- model
     if args.eval_only:
@@ -108,18 +117,28 @@ def main(args):
         raw_model.tokenizer.load_state_dict(tokenizer.encoder.state_dict())
     raw_model.to(run.device)
 
+    answering = (args.eeg_batch_size, run, args.num_workers, args.answer_by)
+    written = ", answers written freely" * (args.answer_by == "generate")
+    about = {"method": f"NeuroLM-{args.size}{written}", "seed": args.seed}
+    if args.cache_features:
+        reading = (args.eeg_batch_size, run, args.num_workers)
+        sets = cache_features(args.cache_features, sets, tasks, raw_model.tokenizer, *reading)
+
     if args.eval_only:
-        evaluations = answer_tasks(raw_model, test_sets, "test", args.eeg_batch_size, run, args.num_workers)
-        report(out_dir, evaluations, run, method=f"NeuroLM-{args.size}", seed=args.seed)
+        evaluations = answer_tasks(raw_model, sets["test"], "test", *answering)
+        report(out_dir / f"eval_{args.answer_by}", evaluations, run, **about, checkpoint=path)
         return
 
     # ------------------------------------------------------------------------------------------------ training data
-    val_sets = open_tasks(tasks, "val")
-    train_set = QuestionWindows(open_tasks(tasks, "train"))
-    collate = QuestionCollate(load_tokenizer())
+    train_set = QuestionWindows(sets["train"])
+    by_task = train_set.by_task()
+    shares = mixing_shares([len(positions) for positions in by_task], args.mixing, args.mixing_temperature)
+    run.say("mixed: " + ", ".join(f"{task.name} {share:.1%}" for task, share in zip(tasks, shares, strict=True)))
     loader = Loader(
-        train_set, args.eeg_batch_size, run, collate, args.gradient_accumulation_steps, args.num_workers
-    )
+        train_set, args.eeg_batch_size, run, QuestionCollate(load_tokenizer()), args.gradient_accumulation_steps,
+        args.num_workers, mixture=Mixture(by_task, shares, train_set.length_ranks(load_tokenizer())),
+        overfit_batches=args.overfit_batches,
+    )  # fmt: skip
     if args.text_batch_size:
         text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
@@ -129,7 +148,8 @@ def main(args):
     trainer = start_training(
         raw_model, run, args, out_dir, loader,
         steps=steps, warmup_steps=round(args.warmup_ratio * steps) or args.warmup_epochs * loader.steps_per_epoch,
-        extra=raw_model.config_args() | {"datasets": describe_data(tasks.values())},
+        extra=raw_model.config_args()
+        | {"datasets": describe_data(tasks.values()), "tasks": describe_tasks(sets["train"])},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop
@@ -137,22 +157,24 @@ def main(args):
         for micro_batches in trainer.steps():
             answer_targets = run.sum_on_host(sum(len(batch["source"]) for batch in micro_batches))
             questions = run.sum_on_host(sum(len(batch["answer"]) for batch in micro_batches))
+            positions = run.sum_on_host(sum(batch["positions"] for batch in micro_batches))
             text_targets = args.text_batch_size * args.block_size * run.world_size * len(micro_batches)
             for i, batch in enumerate(micro_batches):
                 samples = {"eeg": batch}
                 if args.text_batch_size:
-                    rows = run.rows(i, args.text_batch_size)
-                    samples["text"] = to_device(text.batch(args.seed, trainer.step, rows), run.device)
+                    number, rows = loader.batch_number(trainer.step), run.rows(i, args.text_batch_size)
+                    samples["text"] = to_device(text.batch(args.seed, number, rows), run.device)
                 with trainer.forward(last=batch is micro_batches[-1]):
                     sums = trainer.model(**samples)
                 losses = {"answer": sums["eeg"]["loss"] / answer_targets}
                 if args.text_batch_size:
                     losses["text"] = sums["text"]["loss"] / text_targets
-                trainer.backward(losses, answer_accuracy=sums["eeg"]["correct"] / questions)
+                measures = {"answer_accuracy": sums["eeg"]["correct"] / questions}
+                trainer.backward(losses, **measures, padded_share=batch["padding"] / positions)
             trainer.update(samples=questions)
 
         # --------------------------------------------------------------------------------------------- validation
-        evaluations = answer_tasks(raw_model, val_sets, "val", args.eeg_batch_size, run, args.num_workers)
+        evaluations = answer_tasks(raw_model, sets["val"], "val", *answering)
         for result in evaluations:
             values = {f"val_{result.dataset}/{name}": value for name, value in result.metrics.items()}
             trainer.logger.write(trainer.step, values)
@@ -161,12 +183,12 @@ def main(args):
 
     # --------------------------------------------------------------------------------------------------------- test
     trainer.load_best()
-    evaluations = answer_tasks(raw_model, test_sets, "test", args.eeg_batch_size, run, args.num_workers)
+    evaluations = answer_tasks(raw_model, sets["test"], "test", *answering)
     for result in evaluations:
         values = {f"test_{result.dataset}/{name}": value for name, value in result.metrics.items()}
         trainer.logger.write(trainer.step, values)
     trainer.logger.close()
-    report(out_dir, evaluations, run, method=f"NeuroLM-{args.size}", seed=args.seed)
+    report(out_dir, evaluations, run, **about)
 
 
 if __name__ == "__main__":

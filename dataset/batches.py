@@ -13,29 +13,30 @@ from dataset.tasks import Task
 from dataset.windows import RATE, Windows
 
 
-def to_tokens(eeg: np.ndarray, rows: np.ndarray):
-    """eeg (C, S·200), rows (C,) -> x (C·S, 200), chans (C·S,), time (C·S,), by second, then channel."""
-    x = rearrange(eeg, "c (s p) -> (s c) p", p=RATE)
-    seconds = len(x) // len(rows)
-    return x, np.tile(rows, seconds), np.repeat(np.arange(seconds), len(rows))
+def to_tokens(sample: dict):
+    """A sample's eeg (C, S·200), or features (C·S, D), and rows (C,) -> its tokens (C·S, 200 or D), chans (C·S,) and
+    time (C·S,), by second, then channel."""
+    rows = sample["rows"]
+    tokens = sample["features"] if "features" in sample else rearrange(sample["eeg"], "c (s p) -> (s c) p", p=RATE)
+    seconds = len(tokens) // len(rows)
+    return tokens, np.tile(rows, seconds), np.repeat(np.arange(seconds), len(rows))
 
 
 def collate_eeg(samples: list[dict]) -> dict:
-    """x (B, N, 200) in 100 uV, chans and time (B, N), valid (B, N) bool, or None where nothing is padded; label, index
-    (B,); tokens_eeg: number of real tokens; channels: of each sample; files: their recordings."""
-    tokens = [to_tokens(sample["eeg"], sample["rows"]) for sample in samples]
-    counts = [len(x) for x, _, _ in tokens]
+    """x (B, N, 200) in 100 uV, or features (B, N, D) where the samples hold these; chans and time (B, N), valid (B, N)
+    bool, or None where nothing is padded; label, index (B,); tokens_eeg: number of real tokens; counts: of them in each
+    sample; files: their recordings."""
+    parts = [to_tokens(sample) for sample in samples]
+    counts = [len(tokens) for tokens, _, _ in parts]
     shape = (len(samples), max(counts))
-    batch = {
-        "x": torch.zeros(*shape, RATE),
-        "chans": torch.full(shape, PAD_ROW),
-        "time": torch.zeros(shape, dtype=torch.int64),
-    }
-    for row, (x, chans, time) in enumerate(tokens):
-        batch["x"][row, : len(x)] = torch.from_numpy(x)
-        batch["chans"][row, : len(x)] = torch.from_numpy(chans)
-        batch["time"][row, : len(x)] = torch.from_numpy(time)
-    return batch | {
+    x = torch.zeros(*shape, parts[0][0].shape[1])
+    chans, time = torch.full(shape, PAD_ROW), torch.zeros(shape, dtype=torch.int64)
+    for row, (count, values) in enumerate(zip(counts, parts, strict=True)):
+        x[row, :count], chans[row, :count], time[row, :count] = map(torch.from_numpy, values)
+    return {
+        "features" if "features" in samples[0] else "x": x,
+        "chans": chans,
+        "time": time,
         "valid": padding_mask(counts),
         "label": torch.tensor([sample["label"] for sample in samples]),
         "index": torch.tensor([sample["index"] for sample in samples]),
@@ -92,6 +93,17 @@ class QuestionWindows(ConcatDataset):
         task = int(np.searchsorted(self.cumulative_sizes, i, side="right"))
         return super().__getitem__(i) | {"task": self.tasks[task]}
 
+    def by_task(self) -> list[np.ndarray]:
+        """The positions of each task's windows."""
+        return np.split(np.arange(len(self)), self.cumulative_sizes[:-1])
+
+    def length_ranks(self, tokenizer) -> np.ndarray:
+        """A number for each window that orders them by EEG tokens, then by the text tokens of their task."""
+        eeg = np.concatenate([windows.shapes().prod(1) for windows in self.datasets])
+        text = [len(task.prompt(tokenizer)) + max(map(len, task.options(tokenizer))) for task in self.tasks]
+        text = np.repeat(text, [len(windows) for windows in self.datasets])
+        return np.unique(np.column_stack([eeg, text]), axis=0, return_inverse=True)[1].ravel()
+
 
 class QuestionCollate:
     """Samples to EEG followed by question and answer (NeuroLM, section 2.4)."""
@@ -101,12 +113,14 @@ class QuestionCollate:
 
     def __call__(self, samples: list[dict]) -> dict:
         """As `collate_eeg`, and tokens (B, L), tokens_valid (B, L) or None; source (M,), flat over (B, N + L), and
-        target (M,): the supervised tokens; answer (B,): which of the M tells the answers apart."""
+        target (M,): the supervised tokens; answer (B,): which of the M tells the answers apart; positions: B·(N + L);
+        padding (): how many of them are padded."""
         batch = collate_eeg(samples)
         texts = [sample["task"].encode(self.tokenizer, sample["label"]) for sample in samples]
         prompts = [len(sample["task"].prompt(self.tokenizer)) for sample in samples]
         tokens, valid = pad_tokens([tokens for tokens, _ in texts])
-        n_eeg, length = batch["x"].size(1), batch["x"].size(1) + tokens.size(1)
+        n_eeg = batch["chans"].size(1)
+        length = n_eeg + tokens.size(1)
         source, target, answer = [], [], []
         for row, ((ids, supervised), prompt) in enumerate(zip(texts, prompts, strict=True)):
             answer.append(len(source) + supervised.index(prompt - 1))
@@ -114,7 +128,9 @@ class QuestionCollate:
             target += [ids[position + 1] for position in supervised]
         named = {"source": source, "target": target, "answer": answer}
         batch |= {name: torch.tensor(value) for name, value in named.items()}
-        return batch | {"tokens": tokens, "tokens_valid": valid}
+        positions, real = len(samples) * length, batch["tokens_eeg"] + sum(len(tokens) for tokens, _ in texts)
+        padding = torch.tensor(float(positions - real))
+        return batch | {"tokens": tokens, "tokens_valid": valid, "positions": positions, "padding": padding}
 
 
 def pad_tokens(rows: list[list[int]]):

@@ -157,18 +157,20 @@ def load_tasks(names, max_tokens: int = MAX_TOKENS) -> list[Task]:
 def find_tasks(dataset_dir, names=None) -> dict[Task, Path]:
     """The tasks asked for, or every row of TASKS that has a dataset under `dataset_dir`, each with its dataset folder.
 
-    A known task's folder is `dataset_dir/<name>`, or `dataset_dir` itself where that is the dataset of this name.
+    A known task's folder is `dataset_dir/<name>`, or `dataset_dir` itself where that is the dataset of this name; a
+    task of a YAML file names its own.
     Raises UserError for a task without its dataset, labels that do not fit the answers, and when there is no task.
     """
-    folders = {describe_dataset(folder)["name"]: folder for folder in find_datasets(dataset_dir)}
-    folders |= {folder.name: folder for folder in find_datasets(dataset_dir)}
-    tasks = load_tasks(names) if names else [task for name, task in TASKS.items() if name in folders]
+    tasks = load_tasks(names) if names else []
+    needed = not tasks or any(task.dataset is None for task in tasks)
+    folders = _name_folders(dataset_dir) if needed else {}
+    tasks = tasks or [task for name, task in TASKS.items() if name in folders]
     if not tasks:
         raise UserError(
             f"{dataset_dir} holds {', '.join(folders)}, none of the known tasks ({', '.join(TASKS)}); make one with "
             "dataset_maker/make_<task>.py, or describe your own in YAML: --tasks my_task.yaml"
         )
-    found = {}
+    chosen = {}
     for task in tasks:
         if task.dataset is None and task.name not in folders:
             raise UserError(
@@ -179,8 +181,14 @@ def find_tasks(dataset_dir, names=None) -> dict[Task, Path]:
         labels = describe_dataset(folder)["labels"]
         if labels:
             task.check_labels(labels, folder / "dataset.yaml")
-        found[task] = folder
-    return found
+        chosen[task] = folder
+    return chosen
+
+
+def _name_folders(dataset_dir) -> dict[str, Path]:
+    """The dataset folders under `dataset_dir` by their own name and by that in their dataset.yaml."""
+    found = find_datasets(dataset_dir)
+    return {describe_dataset(folder)["name"]: folder for folder in found} | {folder.name: folder for folder in found}
 
 
 def read_task(path, max_tokens: int = MAX_TOKENS) -> Task:

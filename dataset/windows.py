@@ -3,6 +3,7 @@
 C channels · T = S·200 samples of a window · W windows
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -37,15 +38,15 @@ class Windows(Dataset):
         return len(self.index)
 
     def __getitem__(self, i: int) -> dict:
-        number, start, stop, label = self.index[i].tolist()
+        number, start, stop, _ = self.index[i].tolist()
         recording = self.recordings[number]
-        return {
-            "eeg": self.reader.read(recording, start, stop) / np.float32(MICROVOLTS),
-            "rows": channel_rows(recording.channels),
-            "label": label,
-            "index": i,
-            "file": recording.name,
-        }
+        return self.about(i) | {"eeg": self.reader.read(recording, start, stop) / np.float32(MICROVOLTS)}
+
+    def about(self, i: int) -> dict:
+        """A sample without its eeg."""
+        number, _, _, label = self.index[i].tolist()
+        recording = self.recordings[number]
+        return {"rows": channel_rows(recording.channels), "label": label, "index": i, "file": recording.name}
 
     def describe(self) -> dict[str, list]:
         """Where each window comes from: recording, subject, and its start in seconds."""
@@ -56,11 +57,14 @@ class Windows(Dataset):
             "start": (self.index[:, 1] / RATE).tolist(),
         }
 
+    def shapes(self) -> np.ndarray:
+        """Channels and seconds of each window, (W, 2)."""
+        channels = np.array([len(recording.channels) for recording in self.recordings])[self.index[:, 0]]
+        return np.column_stack([channels, (self.index[:, 2] - self.index[:, 1]) // RATE])
+
     def same_shape(self) -> list[np.ndarray]:
         """Positions of the windows of each shape (channels, seconds): those that share a batch without padding."""
-        channels = np.array([len(recording.channels) for recording in self.recordings])[self.index[:, 0]]
-        shapes = np.column_stack([channels, self.index[:, 2] - self.index[:, 1]])
-        _, group = np.unique(shapes, axis=0, return_inverse=True)
+        _, group = np.unique(self.shapes(), axis=0, return_inverse=True)
         return [np.flatnonzero(group == number) for number in range(group.max(initial=-1) + 1)]
 
     @classmethod
@@ -142,8 +146,27 @@ def pretraining_windows(folders, split: str, max_tokens: int) -> Windows:
 
 
 def open_tasks(tasks: dict[Task, Path], split: str) -> dict[Task, Windows]:
-    """The labelled windows of a split of each task's dataset folder."""
-    return {task: Windows.labelled(open_dataset(folder, split)) for task, folder in tasks.items()}
+    """The labelled windows of a split of each task's dataset folder. Raises UserError where a task has none."""
+    sets = {task: Windows.labelled(open_dataset(folder, split)) for task, folder in tasks.items()}
+    for task, windows in sets.items():
+        if not len(windows):
+            raise UserError(
+                f"task {task.name}: {tasks[task]} has no labelled windows in split '{split}'; was it made for "
+                "pre-training? Make it with labels, see docs/own_data.md"
+            )
+    return sets
+
+
+def describe_tasks(sets: dict[Task, Windows]) -> list[dict]:
+    """What a checkpoint keeps of its tasks, so that they can be asked of other recordings: their fields, the seconds of
+    their longest window, and the channels that all their recordings have."""
+    rows = []
+    for task, windows in sets.items():
+        montages = [recording.channels for recording in windows.recordings]
+        common = [channel for channel in montages[0] if all(channel in montage for montage in montages)]
+        seconds = int(windows.shapes()[:, 1].max())
+        rows.append(asdict(task) | {"dataset": None, "seconds": seconds, "channels": common})
+    return rows
 
 
 def labram_pretraining_windows(folders, split: str, stride: int) -> Windows:
@@ -163,7 +186,11 @@ def labelled_folder(name, dataset_dir) -> Path:
     places = [Path(dataset_dir) / name, Path(name)]
     for place in places:
         if place.is_dir():
-            return find_datasets(place)[0]
+            found = find_datasets(place)
+            if found != [place]:
+                names = ", ".join(map(str, found))
+                raise UserError(f"--dataset {name}: {place} is a folder of datasets, name one of {names}")
+            return place
     raise UserError(f"--dataset {name}: no such dataset folder, tried {' and '.join(map(str, dict.fromkeys(places)))}")
 
 

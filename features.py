@@ -1,0 +1,163 @@
+"""What a frozen encoder makes of windows, computed once and read by every later epoch, process and run.
+
+--cache_features DIR holds a folder for each set of windows, named after what its features depend on: the encoder's
+weights, the dataset's manifest, the windows and the precision. Files of CHUNK windows, each written under a temporary
+name and renamed: a run that was killed goes on with those that are missing. W windows · N tokens · D width
+"""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dataset.batches import collate_eeg
+from dataset.windows import Windows
+from errors import UserError
+from utils import Run, to_device
+
+CHUNK = 256  # windows of a file
+MAPPED = 64  # files that a process keeps mapped
+
+
+class CachedWindows(Windows):
+    """Windows whose samples hold features (N, D) float32 of a memory-mapped file in place of eeg."""
+
+    def __init__(self, windows: Windows, folder: Path, width: int):
+        super().__init__(windows.recordings, windows.index)
+        self.folder, self.width = folder, width
+        self.ends = np.concatenate([[0], windows.shapes().prod(1).cumsum()])  # of each window's tokens in the set
+
+    def __getitem__(self, i: int) -> dict:
+        first, _ = self.span(i // CHUNK)
+        start, stop = self.ends[[i, i + 1]] - self.ends[first]
+        return self.about(i) | {"features": np.array(_open_chunk(self.chunk_path(i // CHUNK))[start:stop])}
+
+    def span(self, chunk: int) -> tuple[int, int]:
+        """The windows of a chunk: its first, and the one after its last."""
+        return chunk * CHUNK, min((chunk + 1) * CHUNK, len(self))
+
+    def chunk_path(self, chunk: int) -> Path:
+        return self.folder / f"{chunk:06d}.npy"
+
+    def missing(self) -> list[int]:
+        """The chunks still to compute."""
+        return [chunk for chunk in range(-(-len(self) // CHUNK)) if not self.chunk_path(chunk).is_file()]
+
+    def n_bytes(self, chunks) -> int:
+        tokens = sum(self.ends[stop] - self.ends[first] for first, stop in map(self.span, chunks))
+        return int(tokens) * self.width * 4
+
+    def write(self, chunk: int, features: list[np.ndarray]) -> None:
+        """Write the features (N, D) of a chunk's windows, in whole or not at all."""
+        path = self.chunk_path(chunk)
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                np.save(file, np.concatenate(features).astype(np.float32, copy=False))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(f"--cache_features: {path} cannot be written ({error}); the others stay usable") from None
+
+
+@functools.lru_cache(maxsize=MAPPED)
+def _open_chunk(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"features {path} cannot be read ({error}): delete this file and run again") from None
+
+
+def cache_features(directory, sets, folders, encoder, batch_size: int, run: Run, num_workers: int = 0):
+    """The sets of windows {split: {task: Windows}} with their features in `directory`; what is missing is computed.
+
+    folders: {task: dataset folder}; encoder: frozen, (x, chans, time, valid) -> (B, N, D), with its `config`. Announces
+    the size first. Raises UserError where it does not fit on the disk.
+    """
+    weights = hash_module(encoder)
+    width = encoder.config.n_embd
+    cached = {}
+    for split, windows_of in sets.items():
+        cached[split] = {}
+        for task, windows in windows_of.items():
+            about = describe_features(windows, folders[task], run) | {"split": split, "encoder": weights}
+            key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+            folder = Path(directory) / f"{folders[task].name}-{split}-{key}"
+            cached[split][task] = CachedWindows(windows, folder, width)
+            if run.main:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    everything = {windows.folder: windows for windows_of in cached.values() for windows in windows_of.values()}.values()
+    run.barrier()  # the folders are there
+    _announce(directory, everything, run)
+    encoder.eval()
+    for windows in everything:
+        _compute(windows, encoder, batch_size, run, num_workers)
+    run.barrier()
+    for windows in everything:
+        if windows.missing():
+            raise UserError(f"--cache_features {directory} is not shared: {windows.folder} lacks what others wrote")
+    return cached
+
+
+def _announce(directory, everything, run: Run) -> None:
+    """Say how large the features are. Raises UserError where those still to compute do not fit."""
+    whole = sum(windows.n_bytes(range(-(-len(windows) // CHUNK))) for windows in everything)
+    needed = sum(windows.n_bytes(windows.missing()) for windows in everything)
+    free = shutil.disk_usage(directory).free
+    run.say(f"features: {whole / 2**30:.2f} GiB in {directory}, {needed / 2**30:.2f} GiB of them still to compute")
+    if needed > free:
+        raise UserError(
+            f"--cache_features {directory} needs {needed / 2**30:.1f} GiB more, {free / 2**30:.1f} GiB are free there: "
+            "give a folder on a larger disk, or train without it"
+        )
+
+
+@torch.no_grad()
+def _compute(windows: CachedWindows, encoder, batch_size: int, run: Run, num_workers: int) -> None:
+    """Compute and write the missing chunks whose number is this process's."""
+    chunks = [chunk for chunk in windows.missing() if chunk % run.world_size == run.rank]
+    blocks = []
+    for first, stop in map(windows.span, chunks):
+        blocks += [range(i, min(i + batch_size, stop)) for i in range(first, stop, batch_size)]
+    raw = Windows(windows.recordings, windows.index)
+    batches = iter(DataLoader(raw, batch_sampler=blocks, collate_fn=collate_eeg, num_workers=num_workers))
+    for chunk in tqdm(chunks, desc=windows.folder.name, unit="file", disable=not run.main or not chunks):
+        features = []
+        first, stop = windows.span(chunk)
+        while len(features) < stop - first:
+            batch = to_device(next(batches), run.device)
+            with run.autocast():
+                rows = encoder(batch["x"], batch["chans"], batch["time"], batch["valid"]).float().cpu().numpy()
+            features += [row[:count] for row, count in zip(rows, batch["counts"], strict=True)]
+        windows.write(chunk, features)
+
+
+def hash_module(module: torch.nn.Module) -> str:
+    """sha256 of a module's configuration and weights."""
+    digest = hashlib.sha256(repr(module.config).encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def describe_features(windows: Windows, folder: Path, run: Run) -> dict:
+    """What the features of windows depend on, beside the encoder: the files, the windows, the precision."""
+    manifest = folder / "manifest.csv"  # it has the sha256 of every recording
+    if manifest.is_file():
+        dataset = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    else:  # an official folder
+        stats = [(recording.name, recording.path.stat()) for recording in windows.recordings]
+        dataset = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+    index = hashlib.sha256(np.ascontiguousarray(windows.index[:, :3])).hexdigest()
+    return {"dataset": dataset, "windows": index, "precision": str(run.dtype)}
