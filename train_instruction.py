@@ -22,7 +22,8 @@ from dataset.text import load_tokenizer, open_text
 from dataset.windows import describe_tasks, open_tasks
 from evaluation import answer_tasks, report, results_table
 from features import cache_features
-from model.gpt import GPT
+from flags import at_least, natural, nonnegative, positive, share
+from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ_Align
 from provenance import describe_data
@@ -39,7 +40,7 @@ def get_args(argv=None):
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: every known one under dataset_dir")
     flag("--text_dir", help="folder of train.bin; default: <out_dir>/text")
     flag("--out_dir", default="./")
-    flag("--num_workers", type=int, default=4, help="data workers of each process")
+    flag("--num_workers", type=natural, default=4, help="data workers of each process")
     flag("--cache_features", metavar="DIR", help="keep what the frozen tokenizer makes of the windows, for later runs")
     # model
     flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: checkpoints/NeuroLM-<size>/")
@@ -47,40 +48,40 @@ def get_args(argv=None):
     flag("--size", choices=LM_SIZES, default="B")
     flag("--init_from", choices=["NeuroLM", "gpt2", "scratch"], default="NeuroLM", help="others skip the pre-training")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
-    flag("--dropout", type=float, default=0.0)
+    flag("--dropout", type=share, default=0.0)
     # training
-    flag("--epochs", type=int, default=5)
-    flag("--warmup_epochs", type=int, default=1, help="read when --warmup_ratio is 0")
-    flag("--warmup_ratio", type=float, default=0.1, help="warm-up as a share of all steps")
-    flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
-    flag("--overfit_batches", type=int, default=0, help="check: read so many batches over and over, into overfit/")
+    flag("--epochs", type=positive, default=5)
+    flag("--warmup_epochs", type=natural, default=1, help="read when --warmup_ratio is 0")
+    flag("--warmup_ratio", type=share, default=0.1, help="warm-up as a share of all steps")
+    flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
+    flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
     flag("--mixing", choices=MIXINGS, default="proportional", help="share of each task in the batches")
     flag("--mixing_temperature", type=float, default=2.0, help="T of temperature: shares as windows ** (1 / T)")
-    flag("--eeg_batch_size", type=int, default=64, help="EEG windows of a process and micro-batch")
-    flag("--text_batch_size", type=int, default=16, help="text windows beside them; 0: no text")
-    flag("--gradient_accumulation_steps", type=int, default=1)
-    flag("--block_size", type=int, default=1024, help="tokens of a text window")
-    flag("--learning_rate", type=float, default=5e-4, help="the paper takes 5e-5 for L, 2e-5 for XL")
-    flag("--min_lr", type=float, default=5e-5)
+    flag("--eeg_batch_size", type=positive, default=64, help="EEG windows of a process and micro-batch")
+    flag("--text_batch_size", type=natural, default=16, help="text windows beside them; 0: no text")
+    flag("--gradient_accumulation_steps", type=positive, default=1)
+    flag("--block_size", type=at_least(2, GPTConfig.block_size + 1), default=1024, help="tokens of a text window")
+    flag("--learning_rate", type=nonnegative, default=5e-4, help="the paper takes 5e-5 for L, 2e-5 for XL")
+    flag("--min_lr", type=nonnegative, default=5e-5)
     flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
-    flag("--weight_decay", type=float, default=0.1)
-    flag("--beta1", type=float, default=0.9)
-    flag("--beta2", type=float, default=0.95)
-    flag("--grad_clip", type=float, default=1.0, help="0: no clipping")
+    flag("--weight_decay", type=nonnegative, default=0.1)
+    flag("--beta1", type=share, default=0.9)
+    flag("--beta2", type=share, default=0.95)
+    flag("--grad_clip", type=nonnegative, default=1.0, help="0: no clipping")
     flag("--eval_only", action=switch, default=False, help="answer the test sets with --NeuroLM_path or the best epoch")
     flag("--answer_by", choices=["score", "generate"], default="score", help="most likely answer, or freely written")
     # run
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
     flag("--compile", action=switch, default=False)
-    flag("--seed", type=int, default=1337)
+    flag("--seed", type=natural, default=1337)
     flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
-    flag("--save_ckpt_freq", type=int, default=5, help="keep a checkpoint every so many epochs")
-    flag("--keep", type=int, default=0, help="how many of those stay, 0: all")
-    flag("--save_every_minutes", type=float, default=30)
-    flag("--save_every_steps", type=int, default=0)
+    flag("--save_ckpt_freq", type=natural, default=5, help="keep a checkpoint every so many epochs")
+    flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
+    flag("--save_every_minutes", type=nonnegative, default=30)
+    flag("--save_every_steps", type=natural, default=0)
     # log
-    flag("--log_interval", type=int, default=10)
+    flag("--log_interval", type=positive, default=10)
     flag("--wandb_log", action=switch, default=False)
     flag("--wandb_project", default="NeuroLM")
     flag("--wandb_runname", default="instruction")
@@ -145,9 +146,11 @@ def main(args):
     run.say(f"{len(train_set)} training windows; {steps} steps of {loader.steps_per_epoch} an epoch")
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
+    warmup_steps = args.warmup_epochs * loader.steps_per_epoch
+    if args.warmup_ratio:
+        warmup_steps = round(args.warmup_ratio * steps)
     trainer = start_training(
-        raw_model, run, args, out_dir, loader,
-        steps=steps, warmup_steps=round(args.warmup_ratio * steps) or args.warmup_epochs * loader.steps_per_epoch,
+        raw_model, run, args, out_dir, loader, steps=steps, warmup_steps=warmup_steps,
         extra=raw_model.config_args()
         | {"datasets": describe_data(tasks.values()), "tasks": describe_tasks(sets["train"])},
     )  # fmt: skip

@@ -18,7 +18,8 @@ from checkpointing import find_checkpoint
 from dataset.batches import collate_prediction
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
-from model.gpt import GPT
+from flags import at_least, natural, nonnegative, positive, share
+from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
 from model.vq import VQ_Align
 from provenance import describe_data
@@ -36,41 +37,41 @@ def get_args(argv=None):
     flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
     flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
     flag("--out_dir", default="./")
-    flag("--num_workers", type=int, default=4, help="data workers of each process")
+    flag("--num_workers", type=natural, default=4, help="data workers of each process")
     # model
     flag("--tokenizer_path", default="checkpoints/VQ/ckpt.pt", help="checkpoint of stage 1, as given or in out_dir")
     flag("--size", choices=LM_SIZES, default="B")
     flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the language model starts")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
-    flag("--dropout", type=float, default=0.0)
+    flag("--dropout", type=share, default=0.0)
     # training
-    flag("--epochs", type=int, default=20)
-    flag("--warmup_epochs", type=int, default=2)
-    flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
-    flag("--overfit_batches", type=int, default=0, help="check: read so many batches over and over, into overfit/")
-    flag("--eeg_batch_size", type=int, default=60, help="EEG windows of a process and micro-batch")
-    flag("--text_batch_size", type=int, default=4, help="text windows beside them")
-    flag("--gradient_accumulation_steps", type=int, default=1)
-    flag("--block_size", type=int, default=1024, help="tokens of a window, at most")
-    flag("--learning_rate", type=float, default=6e-4)
-    flag("--min_lr", type=float, default=6e-5)
+    flag("--epochs", type=positive, default=20)
+    flag("--warmup_epochs", type=natural, default=2)
+    flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
+    flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
+    flag("--eeg_batch_size", type=positive, default=60, help="EEG windows of a process and micro-batch")
+    flag("--text_batch_size", type=natural, default=4, help="text windows beside them; 0: no text")
+    flag("--gradient_accumulation_steps", type=positive, default=1)
+    flag("--block_size", type=at_least(2, GPTConfig.block_size + 1), default=1024, help="tokens of a window, at most")
+    flag("--learning_rate", type=nonnegative, default=6e-4)
+    flag("--min_lr", type=nonnegative, default=6e-5)
     flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
-    flag("--weight_decay", type=float, default=0.1)
-    flag("--beta1", type=float, default=0.9)
-    flag("--beta2", type=float, default=0.95)
-    flag("--grad_clip", type=float, default=1.0, help="0: no clipping")
+    flag("--weight_decay", type=nonnegative, default=0.1)
+    flag("--beta1", type=share, default=0.9)
+    flag("--beta2", type=share, default=0.95)
+    flag("--grad_clip", type=nonnegative, default=1.0, help="0: no clipping")
     # run
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
     flag("--compile", action=switch, default=False)
-    flag("--seed", type=int, default=1337)
+    flag("--seed", type=natural, default=1337)
     flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
-    flag("--save_ckpt_freq", type=int, default=5, help="keep a checkpoint every so many epochs")
-    flag("--keep", type=int, default=0, help="how many of those stay, 0: all")
-    flag("--save_every_minutes", type=float, default=30)
-    flag("--save_every_steps", type=int, default=0)
+    flag("--save_ckpt_freq", type=natural, default=5, help="keep a checkpoint every so many epochs")
+    flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
+    flag("--save_every_minutes", type=nonnegative, default=30)
+    flag("--save_every_steps", type=natural, default=0)
     # log
-    flag("--log_interval", type=int, default=10)
+    flag("--log_interval", type=positive, default=10)
     flag("--wandb_log", action=switch, default=False)
     flag("--wandb_project", default="NeuroLM")
     flag("--wandb_runname", default="NeuroLM")
@@ -132,9 +133,9 @@ def main(args):
                     batch |= {"features": features, "target": codes.flatten()[batch["target_position"]] + TEXT_ROWS}
                     sums = trainer.model(eeg=batch, text=to_device(english, run.device))
                 trainer.backward(
-                    {"eeg": sums["eeg"]["loss"] / eeg_targets, "text": sums["text"]["loss"] / text_targets},
+                    {"eeg": sums["eeg"]["loss"] / eeg_targets, "text": sums["text"]["loss"] / max(text_targets, 1)},
                     eeg_accuracy=sums["eeg"]["correct"] / eeg_targets,
-                    text_accuracy=sums["text"]["correct"] / text_targets,
+                    text_accuracy=sums["text"]["correct"] / max(text_targets, 1),
                 )
             trainer.update(tokens=eeg_targets + text_targets)
 

@@ -16,6 +16,7 @@ import errors
 from dataset.batches import collate_eeg
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
+from flags import at_least, natural, nonnegative, positive, share
 from model.gpt import GPT
 from model.neurolm import LM_SIZES
 from model.quantizer import codebook_use
@@ -33,39 +34,39 @@ def get_args(argv=None):
     flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
     flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
     flag("--out_dir", default="./")
-    flag("--num_workers", type=int, default=4, help="data workers of each process")
+    flag("--num_workers", type=natural, default=4, help="data workers of each process")
     # model
     flag("--size", choices=VQ_SIZES, default="B")
     flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the text embedding comes from")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: gpt2")
     # training
-    flag("--epochs", type=int, default=50)
-    flag("--warmup_epochs", type=int, default=5)
-    flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
-    flag("--overfit_batches", type=int, default=0, help="check: read so many batches over and over, into overfit/")
-    flag("--batch_size", type=int, default=64, help="EEG windows of a process and micro-batch")
-    flag("--text_batch_size", type=int, default=16, help="text windows beside them")
-    flag("--gradient_accumulation_steps", type=int, default=1)
-    flag("--block_size", type=int, default=1024, help="tokens of a window, at most")
-    flag("--learning_rate", type=float, default=5e-5)
-    flag("--min_lr", type=float, default=1e-5)
+    flag("--epochs", type=positive, default=50)
+    flag("--warmup_epochs", type=natural, default=5)
+    flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
+    flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
+    flag("--batch_size", type=positive, default=64, help="EEG windows of a process and micro-batch")
+    flag("--text_batch_size", type=natural, default=16, help="text windows beside them; 0: no text")
+    flag("--gradient_accumulation_steps", type=positive, default=1)
+    flag("--block_size", type=at_least(2), default=1024, help="tokens of a window, at most")
+    flag("--learning_rate", type=nonnegative, default=5e-5)
+    flag("--min_lr", type=nonnegative, default=1e-5)
     flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
-    flag("--weight_decay", type=float, default=1e-4)
-    flag("--beta1", type=float, default=0.9)
-    flag("--beta2", type=float, default=0.999)
-    flag("--grad_clip", type=float, default=0.0, help="0: no clipping")
+    flag("--weight_decay", type=nonnegative, default=1e-4)
+    flag("--beta1", type=share, default=0.9)
+    flag("--beta2", type=share, default=0.999)
+    flag("--grad_clip", type=nonnegative, default=0.0, help="0: no clipping")
     # run
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
     flag("--compile", action=switch, default=False)
-    flag("--seed", type=int, default=1337)
+    flag("--seed", type=natural, default=1337)
     flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
-    flag("--save_ckpt_freq", type=int, default=10, help="keep a checkpoint every so many epochs")
-    flag("--keep", type=int, default=0, help="how many of those stay, 0: all")
-    flag("--save_every_minutes", type=float, default=30)
-    flag("--save_every_steps", type=int, default=0)
+    flag("--save_ckpt_freq", type=natural, default=10, help="keep a checkpoint every so many epochs")
+    flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
+    flag("--save_every_minutes", type=nonnegative, default=30)
+    flag("--save_every_steps", type=natural, default=0)
     # log
-    flag("--log_interval", type=int, default=10)
+    flag("--log_interval", type=positive, default=10)
     flag("--wandb_log", action=switch, default=False)
     flag("--wandb_project", default="NeuroLM")
     flag("--wandb_runname", default="VQ")
@@ -119,7 +120,7 @@ def main(args):
                 with trainer.forward(last=batch is micro_batches[-1]):
                     sums = trainer.model(batch, english["tokens"].to(run.device), reversal_weight(trainer.step / steps))
                 losses = {name: sums[name] / eeg_tokens for name in ("commitment", "frequency", "raw", "domain_eeg")}
-                losses["domain_text"] = sums["domain_text"] / text_tokens
+                losses["domain_text"] = sums["domain_text"] / max(text_tokens, 1)
                 trainer.backward(losses)
             trainer.update(tokens=eeg_tokens + text_tokens)
 

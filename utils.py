@@ -10,6 +10,7 @@ import datetime
 import math
 import os
 import random
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -182,8 +183,10 @@ def wrap(model: nn.Module, run: Run, compile: bool = False, sharded: bool = Fals
         model = torch.compile(model)
     if run.world_size == 1 or sharded:  # shards exchange gradients by themselves
         return model
-    # buffers are equal on all ranks by construction; some passes leave parameters without a gradient
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch renames broadcast_buffers, older knows this name
+        # buffers are equal on all ranks by construction
+        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 # --------------------------------------------------------------------------------------------------------- batches
