@@ -135,9 +135,10 @@ LISTS, FLAGS = ("answers", "metrics"), ("lettered", "supervise_bracket")
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
-def load_tasks(names, max_tokens: int = MAX_TOKENS) -> list[Task]:
+def load_tasks(names, max_tokens: int = MAX_TOKENS, with_dataset: bool = True) -> list[Task]:
     """Tasks by name (a row of TASKS) or by the path of a YAML file with a Task's fields, in the order asked for.
 
+    with_dataset: the dataset folder that a file names must be there.
     Raises UserError for an unknown name, two tasks of one name, and a mistake in a file, naming file, field and cure.
     """
     tasks = {}
@@ -147,7 +148,7 @@ def load_tasks(names, max_tokens: int = MAX_TOKENS) -> list[Task]:
             raise UserError(
                 f"unknown task {str(name)!r}: known are {', '.join(TASKS)}; your own is a path of a .yaml file"
             )
-        task = read_task(name, max_tokens) if is_file else TASKS[name]
+        task = read_task(name, max_tokens, with_dataset) if is_file else TASKS[name]
         if task.name in tasks:
             raise UserError(f"two tasks are named {task.name!r} (the second from {name}): rename or remove one")
         tasks[task.name] = task
@@ -191,8 +192,8 @@ def _name_folders(dataset_dir) -> dict[str, Path]:
     return {describe_dataset(folder)["name"]: folder for folder in found} | {folder.name: folder for folder in found}
 
 
-def read_task(path, max_tokens: int = MAX_TOKENS) -> Task:
-    """The task of a YAML file; UserError names the file, the field and the cure."""
+def read_task(path, max_tokens: int = MAX_TOKENS, with_dataset: bool = True) -> Task:
+    """The task of a YAML file, see `load_tasks`; UserError names the file, the field and the cure."""
     path = Path(path)
     fields = _read_fields(path)
     problem = _find_problem(fields)
@@ -200,7 +201,8 @@ def read_task(path, max_tokens: int = MAX_TOKENS) -> Task:
         raise UserError(f"{path}: {problem}")
     lists = {field: tuple(fields[field]) for field in LISTS if field in fields}
     flags = {field: fields[field].casefold() in TRUE for field in FLAGS if field in fields}
-    task = Task(**(fields | lists | flags | {"dataset": _find_dataset(path, fields["dataset"])}))
+    folder = _find_dataset(path, fields["dataset"]) if with_dataset else None
+    task = Task(**(fields | lists | flags | {"dataset": folder}))
     tokenizer = load_tokenizer()
     length = len(task.prompt(tokenizer)) + max(map(len, task.options(tokenizer)))
     if length > max_tokens:

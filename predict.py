@@ -1,0 +1,82 @@
+"""Ask a trained NeuroLM about recordings: for every window the answers with their probabilities, and features.
+
+python predict.py my_recording.edf --NeuroLM_path checkpoints/instruction-B/ckpt-best.pt
+python predict.py a.edf b.vhdr --NeuroLM_path NeuroLM-B.pt --tasks TUAB my_task.yaml --window 10 --out_dir answers
+
+Asks the questions that the model was trained on, over windows of the same length and channels. For each recording and
+task it writes <out_dir>/<recording>_<task>.csv (start, stop, answer, probability of each) and <...>_features.npz.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import errors
+from checkpointing import find_checkpoint
+from dataset.channels import load_aliases
+from dataset_maker.preprocessing import load_recording
+from errors import UserError
+from inference import answer_table, ask, choose_channels, cut, load_model, summarize
+from utils import start_run
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
+    flag("recordings", nargs="+", type=Path, help="raw files: .edf .bdf .cnt .gdf .vhdr .set .fif")
+    flag("--NeuroLM_path", required=True, help="checkpoint of train_instruction.py, or a released NeuroLM")
+    flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: those the model was trained on")
+    flag("--out_dir", type=Path, default=Path("answers"))
+    flag("--window", type=int, help="seconds; default: as in the training")
+    flag("--stride", type=float, help="seconds from window to window; default: end to end")
+    flag("--notch", type=float, default=50.0, help="mains frequency in Hz where it was recorded, 0: none")
+    flag("--channels", nargs="+", help="names of the table to use; default: those of the training")
+    flag("--aliases", type=Path, help="YAML file of channel names and their places, 'E22: FP1'")
+    flag("--answer_by", choices=["score", "generate"], default="score", help="most likely answer, or freely written")
+    flag("--features", action=switch, default=True, help="write the tokenizer's features of each window")
+    flag("--batch_size", type=int, default=64)
+    flag("--device", default="auto", help="auto, cpu, cuda, mps")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    run = start_run(args.device, args.dtype)
+    stems = [path.stem for path in args.recordings]
+    repeated = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if repeated:
+        raise UserError(f"two recordings are called {', '.join(repeated)}: their answers would share a file")
+    path = find_checkpoint(args.NeuroLM_path, "./", "--NeuroLM_path")
+    model, questions = load_model(path, args.tasks, args.window)
+    model.to(run.device)
+    aliases = load_aliases(args.aliases) if args.aliases else None
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+
+    for recording in args.recordings:
+        clean = load_recording(recording, args.channels, args.notch, aliases)
+        run.say(f"\n{recording}: {len(clean.channels)} channels, {clean.eeg.shape[1] / 200:.0f} s")
+        for note in clean.notes:
+            run.say(f"  {note}")
+        for question in questions:
+            task, seconds = question.task, question.seconds
+            try:
+                chosen, said = choose_channels(clean, None if args.channels else question.channels)
+                windows = cut(chosen, seconds, args.stride)
+            except UserError as error:
+                raise UserError(f"{recording}: {error}") from None
+            probabilities, features = ask(model, task, windows, args.batch_size, run, args.answer_by)
+            starts = np.arange(len(windows)) * (args.stride or seconds)
+            table = answer_table(task, probabilities, starts, seconds)
+            stem = args.out_dir / f"{recording.stem}_{task.name}"
+            table.to_csv(f"{stem}.csv", index=False, float_format="%.6g")
+            if args.features:
+                np.savez(f"{stem}_features.npz", features=features, start=starts, channels=chosen.channels)
+            run.say(f"  {task.name}, {len(windows)} windows of {seconds} s: {summarize(task, table)}")
+            if said:
+                run.say(f"  {said}")
+    run.say(f"\nwritten to {args.out_dir}")
+
+
+if __name__ == "__main__":
+    errors.run(main, get_args)
