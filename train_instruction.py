@@ -103,10 +103,10 @@ def main(args):
     # -------------------------------------------------------------------------------------------------------- model
     if args.eval_only:
         path = args.NeuroLM_path or out_dir / BEST
-        raw_model = NeuroLM.load(find_checkpoint(path, args.out_dir, "--NeuroLM_path"))
+        raw_model = NeuroLM.load(find_checkpoint(path, args.out_dir, "--NeuroLM_path"), size=args.size)
     elif args.init_from == "NeuroLM":
         path = args.NeuroLM_path or Path("checkpoints") / f"NeuroLM-{args.size}" / NEWEST
-        raw_model = NeuroLM.load(find_checkpoint(path, args.out_dir, "--NeuroLM_path"), args.dropout)
+        raw_model = NeuroLM.load(find_checkpoint(path, args.out_dir, "--NeuroLM_path"), args.dropout, args.size)
     else:
         tokenizer = VQ_Align.load(find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path")).VQ
         gpt2 = None

@@ -29,6 +29,9 @@ class LMSize:
     n_head: int
     n_embd: int
 
+    def config(self, dropout: float = 0.0) -> GPTConfig:
+        return GPTConfig(n_layer=self.n_layer, n_head=self.n_head, n_embd=self.n_embd, dropout=dropout)
+
 
 LM_SIZES = {
     "tiny": LMSize(None, 2, 4, 128),
@@ -36,6 +39,17 @@ LM_SIZES = {
     "L": LMSize("gpt2-medium", 24, 16, 1024),
     "XL": LMSize("gpt2-xl", 48, 25, 1600),
 }
+
+
+def check_size(size: str, given: GPTConfig, what: str) -> None:
+    """Raise UserError where `what`, a language model of the shape `given`, is not of `size`."""
+    needed, found = (
+        f"{config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, {config.block_size} positions"
+        for config in (LM_SIZES[size].config(), given)
+    )
+    if found != needed:
+        name = LM_SIZES[size].gpt2 or "from scratch"
+        raise UserError(f"{what} has {found}; --size {size} needs {needed} ({name}): change one of them")
 
 
 class NeuroLM(nn.Module):
@@ -59,15 +73,9 @@ class NeuroLM(nn.Module):
 
         Raises UserError when those are of another size.
         """
-        row = LM_SIZES[size]
-        config = GPTConfig(n_layer=row.n_layer, n_head=row.n_head, n_embd=row.n_embd, dropout=dropout)
+        config = LM_SIZES[size].config(dropout)
         if gpt2 is not None:
-            needed, given = (
-                f"{c.n_layer} layers, {c.n_head} heads, width {c.n_embd}, {c.block_size} positions"
-                for c in (config, gpt2.config)
-            )
-            if given != needed:
-                raise UserError(f"--size {size} needs {row.gpt2 or 'no GPT-2'}, {needed}; the GPT-2 given has {given}")
+            check_size(size, gpt2.config, "the GPT-2 given")
         model = cls(config, encoder, n_codes)
         if gpt2 is not None:
             gpt2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
@@ -76,8 +84,8 @@ class NeuroLM(nn.Module):
         return model
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: dict, source: str, dropout: float = 0.0) -> "NeuroLM":
-        """From an official or own checkpoint of stage 2 or 3; names and shapes must agree exactly.
+    def from_checkpoint(cls, checkpoint: dict, source: str, dropout: float = 0.0, size: str | None = None) -> "NeuroLM":
+        """From an official or own checkpoint of stage 2 or 3, of `size` if given; names and shapes must agree exactly.
 
         Official checkpoints lack `encoder_args`: then the encoder has the paper's 12 heads, and the rest of its shape
         follows from the weights.
@@ -86,6 +94,8 @@ class NeuroLM(nn.Module):
         state, args = parts(checkpoint, ("model", "model_args"), source, cure)
         state = plain_names(state)
         lm = settings(GPTConfig, args, f"{source}, model_args")
+        if size is not None:
+            check_size(size, lm, source)
         if "encoder_args" in checkpoint:
             (args,) = parts(checkpoint, ["encoder_args"], source, cure)
             encoder = settings(NTConfig, args, f"{source}, encoder_args")
@@ -98,9 +108,9 @@ class NeuroLM(nn.Module):
         return model
 
     @classmethod
-    def load(cls, path, dropout: float = 0.0) -> "NeuroLM":
+    def load(cls, path, dropout: float = 0.0, size: str | None = None) -> "NeuroLM":
         """From the file of a checkpoint, see `from_checkpoint`."""
-        return cls.from_checkpoint(read_checkpoint(path), str(path), dropout)
+        return cls.from_checkpoint(read_checkpoint(path), str(path), dropout, size)
 
     def config_args(self) -> dict[str, dict]:
         """What `from_checkpoint` needs beside the weights: the official key and `encoder_args`."""
