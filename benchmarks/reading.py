@@ -2,8 +2,8 @@
 
 python benchmarks/reading.py --recordings 200 --reads 10000
 
-Makes recordings of noise in a temporary folder (1.1 GB by default), which the page cache then holds. Times are processor
-time of one process: the cost of the code, not of a disk or of other programs.
+Makes recordings of noise in a temporary folder (1.1 GB by default), which the page cache then holds. Times are
+processor time of one process: the cost of the code, not of a disk or of other programs.
 """
 
 import argparse

@@ -140,7 +140,7 @@ def make(args, recipe, sources, excluded=()) -> None:
             both = f"{splits[source.subject]} and {source.split}"
             raise UserError(f"subject {source.subject} would be in {both}; {source.path} is the first file to show it")
     ledger = Ledger(args, describe(args, recipe), sources, excluded)
-    work = partial(_make_file, args, recipe)
+    work = partial(make_file, args, recipe)
     for record in _run(work, ledger.open_shard(), args.workers, recipe.name):
         ledger.add(record)
     refused = ledger.close_shard()
@@ -176,7 +176,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def _make_file(args, recipe, source) -> dict:
+def make_file(args, recipe, source) -> dict:
     """Clean one raw file and write its recordings -> its record for the ledger."""
     file = source.path.relative_to(args.raw_dir).as_posix()
     record = {"file": file, "name": source.name, "subject": source.subject, "split": source.split}
