@@ -39,7 +39,7 @@ def get_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag, switch = parser.add_argument, argparse.BooleanOptionalAction
     # data
-    flag("--dataset", required=True, help="name of a dataset folder under dataset_dir, or its path")
+    flag("--dataset", default="TUAB", help="name of a dataset folder under dataset_dir, or its path")
     flag("--dataset_dir", default="./", help="folder of dataset folders")
     flag("--output_dir", default="./")
     flag("--num_workers", type=int, default=4, help="data workers of each process")
@@ -58,6 +58,7 @@ def get_args(argv=None):
     flag("--epochs", type=int, default=50)
     flag("--warmup_epochs", type=int, default=5)
     flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--overfit_batches", type=int, default=0, help="check: read so many batches over and over, into overfit/")
     flag("--batch_size", type=int, default=64, help="windows of a process and micro-batch")
     flag("--update_freq", type=int, default=1, help="micro-batches of a step")
     flag("--opt", choices=OPTIMIZERS, default="adamw")
@@ -95,6 +96,7 @@ def get_args(argv=None):
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
     run = start_run(args.device, args.dtype, args.seed)
+    output_dir = Path(args.output_dir, "overfit" if args.overfit_batches else "")
     if args.rel_pos_bias or not args.abs_pos_emb:
         raise errors.UserError("LaBraM has absolute positions only: leave out --rel_pos_bias and --no-abs_pos_emb")
 
@@ -129,13 +131,13 @@ def main(args):
 
     if args.eval:
         result = classify_windows(raw_model, sets["test"], classes, name=folder.name, split="test", **loading)
-        report(args.output_dir, [result], run, method=f"{args.model}, {path}", seed=args.seed)
+        report(output_dir, [result], run, method=f"{args.model}, {path}", seed=args.seed)
         return
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
     loader = Loader(
         sets["train"], args.batch_size, run, collate_montage, args.update_freq, args.num_workers,
-        sets["train"].same_shape(),
+        sets["train"].same_shape(), overfit_batches=args.overfit_batches,
     )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     groups = parameter_groups(raw_model, args.weight_decay, args.layer_decay)
@@ -143,7 +145,7 @@ def main(args):
     trainer = begin_training(
         raw_model, run, args, optimizer,
         learning_rates(args.lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
-        Path(args.output_dir) / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
+        output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
         ema_decay=args.model_ema_decay if args.model_ema else 0.0,
         extra={"args": public_config(args), "classes": list(classes), "datasets": describe_data([folder])},
     )  # fmt: skip
@@ -172,7 +174,7 @@ def main(args):
     result = classify_windows(trainer.evaluated, sets["test"], classes, name=folder.name, split="test", **loading)
     trainer.logger.write(trainer.step, {f"test/{name}": value for name, value in result.metrics.items()})
     trainer.logger.close()
-    report(args.output_dir, [result], run, method=method, seed=args.seed)
+    report(output_dir, [result], run, method=method, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -45,13 +45,14 @@ def get_args(argv=None):
     flag("--layer_scale_init_value", type=float, help="default: 0.1 for base, 1e-5 for large, 1e-6 for huge; 0: none")
     flag("--drop_path", type=float, default=0.0, help="stochastic depth of the last block")
     flag("--tokenizer_model", choices=TOKENIZERS, default="vqnsp_encoder_base_decoder_3x200x12")
-    flag("--tokenizer_weight", required=True, help="checkpoint of run_vqnsp_training.py, or the released vqnsp.pth")
+    flag("--tokenizer_weight", default="checkpoints/vqnsp.pth", help="of run_vqnsp_training.py, or the released one")
     flag("--codebook_size", type=int, default=8192, help="number of the tokenizer's codes")
     flag("--codebook_dim", type=int, default=32, help="width of the tokenizer's codes; 64 in the paper")
     # training
     flag("--epochs", type=int, default=50)
     flag("--warmup_epochs", type=int, default=5)
     flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--overfit_batches", type=int, default=0, help="check: read so many batches over and over, into overfit/")
     flag("--batch_size", type=int, default=64, help="windows of a process and micro-batch")
     flag("--gradient_accumulation_steps", type=int, default=1)
     flag("--opt", choices=OPTIMIZERS, default="adamw")
@@ -84,6 +85,7 @@ def get_args(argv=None):
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
     run = start_run(args.device, args.dtype, args.seed)
+    output_dir = Path(args.output_dir, "overfit" if args.overfit_batches else "")
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
@@ -91,7 +93,7 @@ def main(args):
     val_set = labram_pretraining_windows(folders, "val", STRIDE)
     loader = Loader(
         train_set, args.batch_size, run, collate_montage, args.gradient_accumulation_steps, args.num_workers,
-        train_set.same_shape(),
+        train_set.same_shape(), overfit_batches=args.overfit_batches,
     )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     run.say(
@@ -114,7 +116,7 @@ def main(args):
     trainer = begin_training(
         raw_model, run, args, optimizer,
         learning_rates(args.lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
-        Path(args.output_dir) / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
+        output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
         extra={"args": public_config(args), "datasets": describe_data(folders)},
     )  # fmt: skip
 
@@ -123,7 +125,7 @@ def main(args):
         for micro_batches in trainer.steps():
             shares = run.world_size * len(micro_batches)  # all of one shape and size
             for batch in micro_batches:
-                keys = [(args.seed, epoch, key) for key in batch["keys"]]
+                keys = [(args.seed, loader.batch_number(trainer.step), key) for key in batch["keys"]]
                 with trainer.forward(last=batch is micro_batches[-1]):
                     losses, accuracy = masked_prediction(trainer.model, tokenizer, batch["x"], batch["chans"], keys)
                 trainer.backward({name: loss / shares for name, loss in losses.items()}, accuracy=accuracy / shares)

@@ -48,6 +48,7 @@ def get_args(argv=None):
     flag("--epochs", type=int, default=100)
     flag("--warmup_epochs", type=int, default=10)
     flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
+    flag("--overfit_batches", type=int, default=0, help="check: read so many batches over and over, into overfit/")
     flag("--batch_size", type=int, default=128, help="windows of a process and micro-batch")
     flag("--gradient_accumulation_steps", type=int, default=1)
     flag("--opt", choices=OPTIMIZERS, default="adamw")
@@ -80,6 +81,7 @@ def get_args(argv=None):
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
     run = start_run(args.device, args.dtype, args.seed)
+    output_dir = Path(args.output_dir, "overfit" if args.overfit_batches else "")
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
@@ -87,7 +89,7 @@ def main(args):
     val_set = labram_pretraining_windows(folders, "val", STRIDE)
     loader = Loader(
         train_set, args.batch_size, run, collate_montage, args.gradient_accumulation_steps, args.num_workers,
-        train_set.same_shape(),
+        train_set.same_shape(), overfit_batches=args.overfit_batches,
     )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     run.say(
@@ -109,7 +111,7 @@ def main(args):
     trainer = begin_training(
         raw_model, run, args, optimizer,
         learning_rates(lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
-        Path(args.output_dir) / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
+        output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
         extra={"args": public_config(args), "datasets": describe_data(folders)},
     )  # fmt: skip
 

@@ -120,6 +120,8 @@ def test_labelled_folder_by_name_or_path(tmp_path):
     assert labelled_folder("Toy", tmp_path / "data") == labelled_folder(str(folder), tmp_path) == folder
     with pytest.raises(UserError, match=r"--dataset Other: no such dataset folder, tried .*data/Other and Other"):
         labelled_folder("Other", tmp_path / "data")
+    with pytest.raises(UserError, match=r"is a folder of datasets, name one of .*Toy"):
+        labelled_folder("data", tmp_path)
     windows = labram_labelled_windows(folder, "train")
     assert class_names(folder, [windows]) == ("slow", "fast")
     assert len(windows) == 3 * 10

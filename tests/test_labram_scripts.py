@@ -213,3 +213,16 @@ def test_the_published_commands_run_as_written(tmp_path):
     folders = [tmp_path / "checkpoints" / name for name in ("vqnsp", "labram_base", "finetune_tuab_base")]
     assert [read_checkpoint(folder / "checkpoint.pth")["iter_num"] for folder in folders] == [1, 1, 1]
     assert (folders[2] / "results.json").is_file()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("which", "steps", "lr"), [(0, 300, 0.5), (1, 60, 5e-3), (2, 60, 5e-3)])
+def test_one_batch_can_be_learnt_by_heart(data, tokenizer, tmp_path, which, steps, lr):
+    script, flags = runs(data, tokenizer)[which]
+    flags = [*flags, "--output_dir", tmp_path, "--overfit_batches", 1, "--max_steps", steps, "--epochs", steps]
+    flags += ["--batch_size", 2 if which else 1, "--lr", lr, "--warmup_epochs", 0, "--save_ckpt_freq", 0]
+    flags += ["--drop_path", 0] if which else ["--gradient_accumulation_steps", 1, "--datasets", "pair"]
+    call(script, *flags)
+    found = losses(tmp_path / "overfit")
+    assert len(found) == steps
+    assert found[-1] < 0.05 * found[0]
