@@ -1,6 +1,6 @@
 """HMC, the Haaglanden Medisch Centrum sleep staging database: which sleep stage is an epoch of 30 s?
 
-python dataset_maker/make_HMC.py --raw_dir raw/hmc --out_dir datasets/HMC
+python dataset_maker/make_HMC.py --raw_dir raw/hmc --out_dir datasets/HMC --download
 """
 
 import argparse
@@ -13,11 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.hdf5 import RATE
 from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, whole
+from dataset_maker.download import add_download_argument, fetch
 
 CHANNELS = ("F4", "C4", "O2", "C3")
 ALIASES = {"F4-M1": "F4", "C4-M1": "C4", "O2-M1": "O2", "C3-M2": "C3"}
 LABELS = ("W", "N1", "N2", "N3", "R")
 EPOCH = 30  # seconds
+URL = "https://physionet.org/files/hmc-sleep-staging/1.1/"
 LAYOUT = "recordings/SN001.edf ... with SN001_sleepscoring.txt beside each"
 SHARES = {"train": 100 / 151, "val": 25 / 151}
 SPLIT_RULE = "sorted recordings, 100/25/26 of 151, as published"
@@ -57,10 +59,13 @@ def windows(source, clean):
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, notch=50.0)
+    add_download_argument(parser, URL)
     return parser.parse_args(argv)
 
 
 def main(args):
+    if args.download:
+        fetch(args.download, args.raw_dir, r"recordings/SN\d+(\.edf|_sleepscoring\.txt)")
     paths = [path for path in find_files(args.raw_dir, [".edf"], LAYOUT) if re.fullmatch(r"SN\d+", path.stem)]
     if not paths:
         raise errors.UserError(f"--raw_dir {args.raw_dir} holds no recording; expected {LAYOUT}")

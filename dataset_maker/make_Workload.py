@@ -1,6 +1,6 @@
 """Workload: the PhysioNet set "EEG During Mental Arithmetic Tasks" (eegmat), rest against arithmetic.
 
-python dataset_maker/make_Workload.py --raw_dir raw/eegmat --out_dir datasets/Workload
+python dataset_maker/make_Workload.py --raw_dir raw/eegmat --out_dir datasets/Workload --download
 """
 
 import argparse
@@ -13,10 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.hdf5 import RATE
 from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, tiles, whole
+from dataset_maker.download import add_download_argument, fetch
 
 CHANNELS = tuple("FP1 FP2 F3 F4 F7 F8 T3 T4 C3 C4 T5 T6 P3 P4 O1 O2 FZ CZ PZ".split())  # noqa: SIM905
 LABELS = ("rest", "arithmetic")  # SubjectNN_1, SubjectNN_2
 LAST, WINDOW, STRIDE = 60, 4, 2  # seconds
+RECORDINGS = r"Subject(\d\d)_([12])\.edf"
+URL = "https://physionet.org/files/eegmat/1.0.0/"
+CHECKSUMS = "8f55c11e06d7672ecd982ba1a14f417b862e52ec5989689c1f46ae5253b776f5"  # `digest` of the 72 recordings' published sums
 LAYOUT = "SubjectNN_1.edf (rest) and SubjectNN_2.edf (arithmetic)"
 SPLIT_RULE = "subjects 00-25 train, 26-30 val, 31 and later test, as published"
 
@@ -34,13 +38,16 @@ def last_minute(source, clean):
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, notch=50.0)
+    add_download_argument(parser, URL)
     return parser.parse_args(argv)
 
 
 def main(args):
+    if args.download:
+        fetch(args.download, args.raw_dir, RECORDINGS, CHECKSUMS)
     sources = []
     for path in find_files(args.raw_dir, [".edf"], LAYOUT):
-        name = re.fullmatch(r"Subject(\d\d)_([12])", path.stem)
+        name = re.fullmatch(RECORDINGS, path.name)
         if not name:
             raise errors.UserError(f"{path} is not called {LAYOUT}; take it out of --raw_dir")
         subject, run = name.groups()
