@@ -29,7 +29,10 @@ class Logger:
         if not run.main:
             return
         self.out_dir = Path(out_dir)
-        self.out_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.out_dir} cannot be made ({error.strerror}): choose another output folder") from None
         (self.out_dir / "config.json").write_text(json.dumps(about, indent=2, default=str))
         self.epoch_log = self.out_dir / "log.txt"
         self.metrics = self.out_dir / "metrics.jsonl"

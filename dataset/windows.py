@@ -146,13 +146,20 @@ def pretraining_windows(folders, split: str, max_tokens: int) -> Windows:
 
 
 def open_tasks(tasks: dict[Task, Path], split: str) -> dict[Task, Windows]:
-    """The labelled windows of a split of each task's dataset folder. Raises UserError where a task has none."""
+    """The labelled windows of a split of each task's dataset folder. Raises UserError where a task has none, or
+    a label without an answer."""
     sets = {task: Windows.labelled(open_dataset(folder, split)) for task, folder in tasks.items()}
     for task, windows in sets.items():
         if not len(windows):
             raise UserError(
                 f"task {task.name}: {tasks[task]} has no labelled windows in split '{split}'; was it made for "
                 "pre-training? Make it with labels, see docs/own_data.md"
+            )
+        largest = windows.index[:, 3].max()
+        if largest >= task.n_classes:
+            raise UserError(
+                f"task {task.name}: {tasks[task]} has label {largest} in split '{split}', but the task has "
+                f"{task.n_classes} answers, for labels from 0: {', '.join(task.answers)}"
             )
     return sets
 
