@@ -17,6 +17,7 @@ import numpy as np
 import errors
 from checkpointing import find_checkpoint
 from dataset.batches import QuestionCollate, QuestionWindows
+from dataset.checks import check_eeg
 from dataset.tasks import find_tasks
 from dataset.text import load_tokenizer, open_text
 from dataset.windows import describe_tasks, open_tasks
@@ -138,7 +139,7 @@ def main(args):
     loader = Loader(
         train_set, args.eeg_batch_size, run, QuestionCollate(load_tokenizer()), args.gradient_accumulation_steps,
         args.num_workers, mixture=Mixture(by_task, shares, train_set.length_ranks(load_tokenizer())),
-        overfit_batches=args.overfit_batches,
+        overfit_batches=args.overfit_batches, check=check_eeg,
     )  # fmt: skip
     if args.text_batch_size:
         text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)

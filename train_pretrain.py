@@ -16,6 +16,7 @@ import torch
 import errors
 from checkpointing import find_checkpoint
 from dataset.batches import collate_prediction
+from dataset.checks import check_eeg
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
 from flags import at_least, natural, nonnegative, positive, share
@@ -93,7 +94,7 @@ def main(args):
     )
     loader = Loader(
         train_set, args.eeg_batch_size, run, collate_prediction, args.gradient_accumulation_steps, args.num_workers,
-        overfit_batches=args.overfit_batches,
+        overfit_batches=args.overfit_batches, check=check_eeg,
     )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     run.say(

@@ -14,6 +14,7 @@ import torch
 
 import errors
 from dataset.batches import collate_eeg
+from dataset.checks import check_eeg
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
 from flags import at_least, natural, nonnegative, positive, share
@@ -86,7 +87,7 @@ def main(args):
     text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
     loader = Loader(
         train_set, args.batch_size, run, collate_eeg, args.gradient_accumulation_steps, args.num_workers,
-        overfit_batches=args.overfit_batches,
+        overfit_batches=args.overfit_batches, check=check_eeg,
     )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     run.say(

@@ -147,15 +147,18 @@ def test_what_a_killed_write_left_does_not_pile_up(tmp_path, monkeypatch):
 
 
 class Harm:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, place):
+        self.place = str(place)
+
     def __reduce__(self):
         return os.mkdir, (self.place,)
 
 
 def test_code_never_runs(tmp_path):
-    harm = Harm()
-    harm.place = str(tmp_path / "ran")
     for protocol, said in ((2, "it holds a .*mkdir"), (4, "it holds other objects")):
-        torch.save({"model": {}, "args": harm}, tmp_path / "bad.pt", pickle_protocol=protocol)
+        torch.save({"model": {}, "args": Harm(tmp_path / "ran")}, tmp_path / "bad.pt", pickle_protocol=protocol)
         with pytest.raises(UserError, match=rf"bad\.pt cannot be read safely .*{said}"):
             read_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "ran").exists()
