@@ -19,6 +19,7 @@ import torch
 import errors
 from dataset.batches import collate_montage
 from dataset.windows import labram_pretraining_windows, pretraining_folders
+from flags import natural, nonnegative, positive, share
 from model.labram import parameter_groups
 from model.quantizer import codebook_use
 from model.vqnsp import TOKENIZERS, VQNSP
@@ -37,40 +38,41 @@ def get_args(argv=None):
     flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
     flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
     flag("--output_dir", default="./")
-    flag("--num_workers", type=int, default=4, help="data workers of each process")
+    flag("--num_workers", type=natural, default=4, help="data workers of each process")
     # model
     flag("--model", choices=TOKENIZERS, default="vqnsp_encoder_base_decoder_3x200x12")
-    flag("--codebook_n_emd", type=int, default=8192, help="number of codes")
-    flag("--codebook_emd_dim", type=int, default=32, help="width of a code; 64 in the paper")
-    flag("--ema_decay", type=float, default=0.99, help="of the codebook's moving averages")
+    flag("--codebook_n_emd", type=positive, default=8192, help="number of codes")
+    flag("--codebook_emd_dim", type=positive, default=32, help="width of a code; 64 in the paper")
+    flag("--ema_decay", type=share, default=0.99, help="of the codebook's moving averages")
     flag("--quantize_kmeans_init", action=switch, default=False, help="place the codes by k-means on the first batch")
+    flag("--revive_dead_codes", type=natural, default=0, help="re-seed codes idle for so many steps; 0: never")
     # training
-    flag("--epochs", type=int, default=100)
-    flag("--warmup_epochs", type=int, default=10)
-    flag("--max_steps", type=int, help="stop after so many steps; the schedule is fitted to them")
-    flag("--overfit_batches", type=int, default=0, help="check: read so many batches over and over, into overfit/")
-    flag("--batch_size", type=int, default=128, help="windows of a process and micro-batch")
-    flag("--gradient_accumulation_steps", type=int, default=1)
+    flag("--epochs", type=positive, default=100)
+    flag("--warmup_epochs", type=natural, default=10)
+    flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
+    flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
+    flag("--batch_size", type=positive, default=128, help="windows of a process and micro-batch")
+    flag("--gradient_accumulation_steps", type=positive, default=1)
     flag("--opt", choices=OPTIMIZERS, default="adamw")
-    flag("--opt_betas", type=float, nargs=2, default=(0.9, 0.99))
-    flag("--opt_eps", type=float, default=1e-8)
-    flag("--lr", type=float, default=5e-5, help="for a global batch of 128 windows; it grows with the batch")
-    flag("--min_lr", type=float, default=1e-5)
-    flag("--weight_decay", type=float, default=1e-4)
-    flag("--clip_grad", type=float, default=0.0, help="0: no clipping")
+    flag("--opt_betas", type=share, nargs=2, default=(0.9, 0.99))
+    flag("--opt_eps", type=nonnegative, default=1e-8)
+    flag("--lr", type=nonnegative, default=5e-5, help="for a global batch of 128 windows; it grows with the batch")
+    flag("--min_lr", type=nonnegative, default=1e-5)
+    flag("--weight_decay", type=nonnegative, default=1e-4)
+    flag("--clip_grad", type=nonnegative, default=0.0, help="0: no clipping")
     # run
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
     flag("--compile", action=switch, default=False)
-    flag("--seed", type=int, default=0)
+    flag("--seed", type=natural, default=0)
     flag("--resume", action=switch, default=True, help="continue from checkpoint.pth in output_dir")
-    flag("--save_ckpt_freq", type=int, default=20, help="keep a checkpoint every so many epochs")
-    flag("--keep", type=int, default=0, help="how many of those stay, 0: all")
-    flag("--save_every_minutes", type=float, default=30)
-    flag("--save_every_steps", type=int, default=0)
+    flag("--save_ckpt_freq", type=natural, default=20, help="keep a checkpoint every so many epochs")
+    flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
+    flag("--save_every_minutes", type=nonnegative, default=30)
+    flag("--save_every_steps", type=natural, default=0)
     # log
     flag("--log_dir", help="folder for TensorBoard; default: none")
-    flag("--log_interval", type=int, default=10)
+    flag("--log_interval", type=positive, default=10)
     flag("--wandb_log", action=switch, default=False)
     flag("--wandb_project", default="LaBraM")
     flag("--wandb_runname", default="VQNSP")
@@ -102,6 +104,7 @@ def main(args):
         *TOKENIZERS[args.model], n_codes=args.codebook_n_emd, code_dim=args.codebook_emd_dim, decay=args.ema_decay,
         kmeans_init=args.quantize_kmeans_init,
     ).to(run.device)  # fmt: skip
+    raw_model.quantize.revive_after = args.revive_dead_codes
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
     per_step = args.batch_size * run.world_size * args.gradient_accumulation_steps
