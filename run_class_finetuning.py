@@ -18,6 +18,7 @@ from pathlib import Path
 import errors
 from checkpointing import find_checkpoint, load_strictly, read_checkpoint
 from dataset.batches import collate_montage
+from dataset.checks import check_eeg
 from dataset.windows import class_names, labelled_folder, labram_labelled_windows
 from evaluation import classify_windows, report
 from flags import natural, nonnegative, positive, share
@@ -138,7 +139,7 @@ def main(args):
     # -------------------------------------------------------------------------------------------- optimizer, resume
     loader = Loader(
         sets["train"], args.batch_size, run, collate_montage, args.update_freq, args.num_workers,
-        sets["train"].same_shape(), overfit_batches=args.overfit_batches,
+        sets["train"].same_shape(), overfit_batches=args.overfit_batches, check=check_eeg,
     )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     groups = parameter_groups(raw_model, args.weight_decay, args.layer_decay)

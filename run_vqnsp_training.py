@@ -18,6 +18,7 @@ import torch
 
 import errors
 from dataset.batches import collate_montage
+from dataset.checks import check_eeg
 from dataset.windows import labram_pretraining_windows, pretraining_folders
 from flags import natural, nonnegative, positive, share
 from model.labram import parameter_groups
@@ -91,7 +92,7 @@ def main(args):
     val_set = labram_pretraining_windows(folders, "val", STRIDE)
     loader = Loader(
         train_set, args.batch_size, run, collate_montage, args.gradient_accumulation_steps, args.num_workers,
-        train_set.same_shape(), overfit_batches=args.overfit_batches,
+        train_set.same_shape(), overfit_batches=args.overfit_batches, check=check_eeg,
     )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     run.say(

@@ -141,8 +141,15 @@ def pretraining_folders(dataset_dir, names: list[str] | None = None):
 
 def pretraining_windows(folders, split: str, max_tokens: int) -> Windows:
     """Continuous windows of a split of all folders, each as long as fits into `max_tokens` tokens."""
-    recordings = [recording for folder in folders for recording in open_dataset(folder, split)]
+    recordings = _pretraining_recordings(folders, split)
     return Windows.continuous(recordings, lambda channels: window_seconds(channels, max_tokens))
+
+
+def _pretraining_recordings(folders, split: str) -> list[Recording]:
+    """The recordings of a split of all folders. A small corpus may be for training only, but one must have a `val`."""
+    if split == "val":
+        folders = [folder for folder in folders if (folder / split).is_dir()] or folders
+    return [recording for folder in folders for recording in open_dataset(folder, split)]
 
 
 def open_tasks(tasks: dict[Task, Path], split: str) -> dict[Task, Windows]:
@@ -181,7 +188,7 @@ def labram_pretraining_windows(folders, split: str, stride: int) -> Windows:
 
     Raises UserError for channels that LaBraM cannot embed, and when no recording is long enough.
     """
-    recordings = [recording for folder in folders for recording in open_dataset(folder, split)]
+    recordings = _pretraining_recordings(folders, split)
     windows = Windows.continuous(recordings, lambda channels: min(LABRAM_SECONDS, 256 // channels), stride)
     if not len(windows):
         raise UserError(f"{', '.join(map(str, folders))}: no {split} recording is as long as one window of 256 tokens")

@@ -35,6 +35,14 @@ def test_windows_of_256_tokens(mixed, stride):
         assert rows[:, 1].tolist() == list(range(0, (40 - seconds) * 200 + 1, stride * 200))
 
 
+def test_a_corpus_for_training_only_needs_another_with_val(mixed, tmp_path):
+    alone = write_toy(tmp_path / "alone", splits=(("train", 1),))
+    assert len(labram_pretraining_windows([mixed[0], alone], "train", 4).recordings) == 3
+    assert [r.name for r in labram_pretraining_windows([mixed[0], alone], "val", 4).recordings] == ["val0"]
+    with pytest.raises(UserError, match="alone has no recordings in split 'val'"):
+        labram_pretraining_windows([alone], "val", 4)
+
+
 def test_batch_holds_what_the_files_hold(mixed):
     windows = labram_pretraining_windows(mixed, "train", 1)
     chosen = windows.same_shape()[-1][[3, 5]]
