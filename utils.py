@@ -165,7 +165,7 @@ OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 def make_optimizer(groups, lr: float, betas: tuple[float, float], device: torch.device, eps: float = 1e-8,
                    kind: str = "adamw"):  # fmt: skip
     """The optimizer of parameter groups {params, weight_decay, lr_scale (default 1, multiplies the learning rate)}."""
-    return OPTIMIZERS[kind](groups, lr=lr, betas=tuple(betas), eps=eps, fused=device.type == "cuda")
+    return OPTIMIZERS[kind](groups, lr=lr, betas=tuple(betas), eps=eps, fused=device.type in ("cuda", "cpu"))
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
