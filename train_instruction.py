@@ -31,6 +31,7 @@ from provenance import describe_data
 from sampling import MIXINGS, Mixture, mixing_shares
 from training import BEST, NEWEST, resumes, stage_folder, start_training
 from utils import Loader, start_run, to_device
+from validation import log_answers
 
 
 def get_args(argv=None):
@@ -75,6 +76,7 @@ def get_args(argv=None):
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
     flag("--compile", action=switch, default=False)
+    flag("--fsdp", action=switch, default=False, help="shard model and optimizer over the processes: for large sizes")
     flag("--seed", type=natural, default=1337)
     flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
     flag("--save_ckpt_freq", type=natural, default=5, help="keep a checkpoint every so many epochs")
@@ -139,7 +141,7 @@ def main(args):
     loader = Loader(
         train_set, args.eeg_batch_size, run, QuestionCollate(load_tokenizer()), args.gradient_accumulation_steps,
         args.num_workers, mixture=Mixture(by_task, shares, train_set.length_ranks(load_tokenizer())),
-        overfit_batches=args.overfit_batches, check=check_eeg,
+        overfit_batches=args.overfit_batches, check=None if args.cache_features else check_eeg,
     )  # fmt: skip
     if args.text_batch_size:
         text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
@@ -151,7 +153,7 @@ def main(args):
     if args.warmup_ratio:
         warmup_steps = round(args.warmup_ratio * steps)
     trainer = start_training(
-        raw_model, run, args, out_dir, loader, steps=steps, warmup_steps=warmup_steps,
+        raw_model, run, args, out_dir, loader, fsdp=args.fsdp, steps=steps, warmup_steps=warmup_steps,
         extra=raw_model.config_args()
         | {"datasets": describe_data(tasks.values()), "tasks": describe_tasks(sets["train"])},
     )  # fmt: skip
@@ -175,22 +177,22 @@ def main(args):
                     losses["text"] = sums["text"]["loss"] / text_targets
                 measures = {"answer_accuracy": sums["eeg"]["correct"] / questions}
                 trainer.backward(losses, **measures, padded_share=batch["padding"] / positions)
-            trainer.update(samples=questions)
+            trainer.update(samples=questions, tokens=positions + text_targets)
 
         # --------------------------------------------------------------------------------------------- validation
-        evaluations = answer_tasks(raw_model, sets["val"], "val", *answering)
+        with trainer.evaluation() as model:
+            evaluations = answer_tasks(model, sets["val"], "val", *answering)
         for result in evaluations:
-            values = {f"val_{result.dataset}/{name}": value for name, value in result.metrics.items()}
-            trainer.logger.write(trainer.step, values)
+            log_answers(trainer, result, f"val_{result.dataset}")
         trainer.logger.say(results_table(evaluations))
         trainer.keep_best(np.nanmean([result.primary for result in evaluations]))
 
     # --------------------------------------------------------------------------------------------------------- test
     trainer.load_best()
-    evaluations = answer_tasks(raw_model, sets["test"], "test", *answering)
+    with trainer.evaluation() as model:
+        evaluations = answer_tasks(model, sets["test"], "test", *answering)
     for result in evaluations:
-        values = {f"test_{result.dataset}/{name}": value for name, value in result.metrics.items()}
-        trainer.logger.write(trainer.step, values)
+        log_answers(trainer, result, f"test_{result.dataset}")
     trainer.logger.close()
     report(out_dir, evaluations, run, **about)
 

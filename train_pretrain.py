@@ -27,6 +27,7 @@ from provenance import describe_data
 from training import resumes, stage_folder, start_training
 from utils import Loader, evaluation_loader, start_run, to_device
 
+MEASURED = 16  # steps whose features --standardize measures
 VALIDATION_TEXTS = 64  # windows of text in a validation
 
 
@@ -44,6 +45,7 @@ def get_args(argv=None):
     flag("--size", choices=LM_SIZES, default="B")
     flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the language model starts")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
+    flag("--standardize", action=switch, default=False, help="standardize the encoder's features; the paper does not")
     flag("--dropout", type=share, default=0.0)
     # training
     flag("--epochs", type=positive, default=20)
@@ -65,6 +67,7 @@ def get_args(argv=None):
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
     flag("--compile", action=switch, default=False)
+    flag("--fsdp", action=switch, default=False, help="shard model and optimizer over the processes: for large sizes")
     flag("--seed", type=natural, default=1337)
     flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
     flag("--save_ckpt_freq", type=natural, default=5, help="keep a checkpoint every so many epochs")
@@ -110,14 +113,17 @@ def main(args):
         with run.main_first():
             gpt2 = GPT.from_pretrained(args.gpt2_path or LM_SIZES[args.size].gpt2, args.dropout)
     raw_model = NeuroLM.from_size(
-        args.size, tokenizer.encoder.config, tokenizer.quantize.n_codes, gpt2, args.dropout
+        args.size, tokenizer.encoder.config, tokenizer.quantize.n_codes, gpt2, args.dropout, args.standardize
     )
     raw_model.tokenizer = tokenizer.encoder  # one encoder pass gives both the codes and the model's input
     raw_model.to(run.device)
+    if args.standardize and not resumes(args, out_dir):
+        batches = (batch for step in loader.epoch(0, 0, min(MEASURED, loader.steps_per_epoch)) for batch in step)
+        raw_model.feature_scale.measure((tokenizer.tokenize(batch)[1], batch["valid"]) for batch in batches)
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
     trainer = start_training(
-        raw_model, run, args, out_dir, loader,
+        raw_model, run, args, out_dir, loader, fsdp=args.fsdp,
         steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
         extra=raw_model.config_args() | {"datasets": describe_data(folders)},
     )  # fmt: skip
@@ -138,24 +144,24 @@ def main(args):
                     eeg_accuracy=sums["eeg"]["correct"] / eeg_targets,
                     text_accuracy=sums["text"]["correct"] / max(text_targets, 1),
                 )
-            trainer.update(tokens=eeg_targets + text_targets)
+            trainer.update(tokens=eeg_targets + text_targets, samples=loader.samples_per_step)
 
         # --------------------------------------------------------------------------------------------- validation
-        raw_model.eval()
         totals, counts = torch.zeros(4, device=run.device), torch.zeros(2, device=run.device)
-        for batch in evaluation_loader(val_set, args.eeg_batch_size, run, collate_prediction, args.num_workers):
-            with torch.no_grad(), run.autocast():
-                codes, features = tokenizer.tokenize(batch)
-                batch |= {"features": features, "target": codes.flatten()[batch["target_position"]] + TEXT_ROWS}
-                eeg = raw_model(eeg=batch)["eeg"]
-            totals[:2] += torch.stack([eeg["loss"], eeg["correct"]])
-            counts[0] += len(batch["source"])
-        for row in range(run.rank, min(val_text.n_windows, VALIDATION_TEXTS), run.world_size):
-            tokens, next_tokens = (torch.from_numpy(part).to(run.device) for part in val_text.sequential([row]))
-            with torch.no_grad(), run.autocast():
-                english = raw_model(text={"tokens": tokens, "target": next_tokens})["text"]
-            totals[2:] += torch.stack([english["loss"], english["correct"]])
-            counts[1] += tokens.numel()
+        with trainer.evaluation() as model:
+            for batch in evaluation_loader(val_set, args.eeg_batch_size, run, collate_prediction, args.num_workers):
+                with run.autocast():
+                    codes, features = tokenizer.tokenize(batch)
+                    batch |= {"features": features, "target": codes.flatten()[batch["target_position"]] + TEXT_ROWS}
+                    eeg = model(eeg=batch)["eeg"]
+                totals[:2] += torch.stack([eeg["loss"], eeg["correct"]])
+                counts[0] += len(batch["source"])
+            for row in range(run.rank, min(val_text.n_windows, VALIDATION_TEXTS), run.world_size):
+                tokens, next_tokens = (torch.from_numpy(part).to(run.device) for part in val_text.sequential([row]))
+                with run.autocast():
+                    english = model(text={"tokens": tokens, "target": next_tokens})["text"]
+                totals[2:] += torch.stack([english["loss"], english["correct"]])
+                counts[1] += tokens.numel()
         totals = run.sum(totals) / run.sum(counts).repeat_interleave(2)
         eeg_loss, eeg_accuracy, text_loss, text_accuracy = totals.tolist()
         values = {"loss": eeg_loss + text_loss, "eeg": eeg_loss, "eeg_accuracy": eeg_accuracy, "text": text_loss}

@@ -20,11 +20,11 @@ from dataset.windows import pretraining_folders, pretraining_windows
 from flags import at_least, natural, nonnegative, positive, share
 from model.gpt import GPT
 from model.neurolm import LM_SIZES
-from model.quantizer import codebook_use
 from model.vq import VQ_SIZES, VQ_Align, reversal_weight
 from provenance import describe_data
 from training import resumes, stage_folder, start_training
 from utils import Loader, evaluation_loader, start_run
+from validation import draw_neurolm_window, log_codebook
 
 
 def get_args(argv=None):
@@ -56,6 +56,7 @@ def get_args(argv=None):
     flag("--beta1", type=share, default=0.9)
     flag("--beta2", type=share, default=0.999)
     flag("--grad_clip", type=nonnegative, default=0.0, help="0: no clipping")
+    flag("--revive_dead_codes", type=natural, default=0, help="re-seed codes idle for so many steps; 0: never")
     # run
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
@@ -97,6 +98,7 @@ def main(args):
 
     # -------------------------------------------------------------------------------------------------------- model
     raw_model = VQ_Align.from_size(args.size)
+    raw_model.VQ.quantize.revive_after = args.revive_dead_codes
     pretrained = LM_SIZES[args.size].gpt2 and args.init_from == "gpt2"
     if pretrained and not resumes(args, out_dir):
         with run.main_first():
@@ -123,22 +125,23 @@ def main(args):
                 losses = {name: sums[name] / eeg_tokens for name in ("commitment", "frequency", "raw", "domain_eeg")}
                 losses["domain_text"] = sums["domain_text"] / max(text_tokens, 1)
                 trainer.backward(losses)
-            trainer.update(tokens=eeg_tokens + text_tokens)
+            trainer.update(tokens=eeg_tokens + text_tokens, samples=loader.samples_per_step)
 
         # --------------------------------------------------------------------------------------------- validation
-        raw_model.eval()
         totals, n_tokens = torch.zeros(3, device=run.device), 0
         code_counts = torch.zeros(raw_model.VQ.quantize.n_codes, device=run.device)
         no_text = torch.zeros(1, 0, dtype=torch.int64, device=run.device)
-        for batch in evaluation_loader(val_set, args.batch_size, run, collate_eeg, args.num_workers):
-            with torch.no_grad(), run.autocast():
-                sums = raw_model(batch, no_text, 0.0)
-            totals += torch.stack([sums[name] for name in ("commitment", "frequency", "raw")])
-            indices = sums["indices"] if batch["valid"] is None else sums["indices"][batch["valid"]]
-            code_counts += indices.flatten().bincount(minlength=len(code_counts))
-            n_tokens += batch["tokens_eeg"]
+        with trainer.evaluation() as model:
+            for batch in evaluation_loader(val_set, args.batch_size, run, collate_eeg, args.num_workers):
+                with run.autocast():
+                    sums = model(batch, no_text, 0.0)
+                totals += torch.stack([sums[name] for name in ("commitment", "frequency", "raw")])
+                indices = sums["indices"] if batch["valid"] is None else sums["indices"][batch["valid"]]
+                code_counts += indices.flatten().bincount(minlength=len(code_counts))
+                n_tokens += batch["tokens_eeg"]
+            draw_neurolm_window(trainer, model.VQ, val_set)
         commitment, frequency, raw = (run.sum(totals) / run.sum_on_host(n_tokens)).tolist()
-        use = codebook_use(run.sum(code_counts))
+        use = log_codebook(trainer, code_counts)
         values = {"loss": commitment + frequency + raw, "commitment": commitment, "frequency": frequency, "raw": raw}
         values |= {f"codebook_{name}": value for name, value in use.items()}
         trainer.logger.write(trainer.step, {f"val/{name}": value for name, value in values.items()})

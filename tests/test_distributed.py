@@ -1,0 +1,70 @@
+"""1, 2 and 4 processes with the same global batch: the same losses, weights, validation and codebook."""
+
+import pytest
+import stages
+import torch
+import torch.distributed as dist
+from processes import run_processes
+
+from checkpointing import read_checkpoint
+from model.quantizer import Quantizer
+
+SAMPLES, TEXTS = 4, 4  # of a step, over all processes
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    corpus = stages.write_corpus(tmp_path_factory.mktemp("corpus"))
+    stages.train_all(corpus)
+    return corpus
+
+
+def shares(stage: str, world_size: int) -> list:
+    """Flags of a run of 20 steps that share out the same global batch; without dropout, which is drawn by rank."""
+    batch = "--batch_size" if stage == "vq" else "--eeg_batch_size"
+    flags = [batch, SAMPLES // world_size, "--text_batch_size", TEXTS // world_size, "--gradient_accumulation_steps", 1]
+    flags += ["--epochs", 4, "--log_interval", 1, "--save_ckpt_freq", 0]
+    return flags + ["--dropout", 0] * (stage != "vq")
+
+
+def train(stage, corpus, out_dir, *flags):
+    """A stage, watching that the codebook is the same on every rank whenever it has changed."""
+    follow = Quantizer._follow
+
+    def follow_and_compare(quantizer, *arguments):
+        count = follow(quantizer, *arguments)
+        if dist.is_initialized():
+            mine = quantizer.embedding.weight.data
+            first = mine.clone()
+            dist.broadcast(first, 0)
+            assert torch.equal(mine, first), "the codebooks of the ranks differ"
+        return count
+
+    Quantizer._follow = follow_and_compare
+    try:
+        return stages.train(stage, corpus, out_dir, *flags)
+    finally:
+        Quantizer._follow = follow
+
+
+def assert_close_runs(folder, reference):
+    ours, theirs = stages.read_metrics(folder), stages.read_metrics(reference)
+    assert [list(line) for line in ours] == [list(line) for line in theirs]
+    for line, expected in zip(ours, theirs, strict=True):
+        assert line == pytest.approx(expected, rel=1e-3, abs=2e-4), line["step"]
+    model, expected = (read_checkpoint(path / "ckpt.pt")["model"] for path in (folder, reference))
+    for name, value in expected.items():
+        if "quantize" in name:  # a vector between two codes may fall on either side
+            assert (model[name] - value).abs().sum().item() <= 0.03 * value.abs().sum().item(), name
+            continue
+        torch.testing.assert_close(model[name], value, rtol=1e-3, atol=2e-4, msg=lambda text, at=name: f"{at}: {text}")
+
+
+@pytest.mark.parametrize("stage", stages.SCRIPTS)
+def test_processes_share_a_step(stage, corpus, tmp_path):
+    reference = train(stage, corpus, tmp_path / "1", *shares(stage, 1))
+    assert read_checkpoint(reference / "ckpt.pt")["iter_num"] == 20
+    for world_size in (2, 4):
+        out_dir = tmp_path / str(world_size)
+        run_processes(world_size, train, stage, corpus, out_dir, *shares(stage, world_size))
+        assert_close_runs(out_dir / "checkpoints" / stages.FOLDERS[stage], reference)
