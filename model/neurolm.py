@@ -6,6 +6,7 @@ B batch · N EEG tokens (padded) · L text tokens (padded) · D width · V rows 
 from dataclasses import asdict, dataclass, replace
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recomputed
@@ -55,12 +56,14 @@ def check_size(size: str, given: GPTConfig, what: str) -> None:
 class NeuroLM(nn.Module):
     """A frozen EEG encoder (`tokenizer`), a language model, and between them an embedding of the channel."""
 
-    def __init__(self, lm: GPTConfig, encoder: NTConfig, n_codes: int = 8192):
+    def __init__(self, lm: GPTConfig, encoder: NTConfig, n_codes: int = 8192, standardize: bool = False):
+        """standardize: put a FeatureScale between encoder and language model; the paper has none."""
         super().__init__()
         self.n_codes = n_codes
         self.GPT2 = GPT(lm)
         self.GPT2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
         self.tokenizer = NeuralTransformer(encoder).requires_grad_(False)
+        self.feature_scale = FeatureScale(encoder.n_embd) if standardize else nn.Identity()
         if encoder.n_embd != lm.n_embd:
             self.encode_transform_layer = nn.Sequential(nn.Linear(encoder.n_embd, lm.n_embd), nn.GELU())
         else:
@@ -68,7 +71,8 @@ class NeuroLM(nn.Module):
         self.pos_embed = nn.Embedding(256, lm.n_embd)
 
     @classmethod
-    def from_size(cls, size: str, encoder: NTConfig, n_codes: int, gpt2: GPT | None = None, dropout: float = 0.0):
+    def from_size(cls, size: str, encoder: NTConfig, n_codes: int, gpt2: GPT | None = None, dropout: float = 0.0,
+                  standardize: bool = False):  # fmt: skip
         """A new model of `size`, with the weights of `gpt2` where they are given.
 
         Raises UserError when those are of another size.
@@ -76,7 +80,7 @@ class NeuroLM(nn.Module):
         config = LM_SIZES[size].config(dropout)
         if gpt2 is not None:
             check_size(size, gpt2.config, "the GPT-2 given")
-        model = cls(config, encoder, n_codes)
+        model = cls(config, encoder, n_codes, standardize)
         if gpt2 is not None:
             gpt2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
             gpt2.config.vocab_size = config.vocab_size
@@ -103,7 +107,8 @@ class NeuroLM(nn.Module):
             n_layer = len({name.split(".")[2] for name in state if name.startswith("tokenizer.blocks.")})
             encoder = NTConfig(n_layer=n_layer, n_embd=len(state.get("tokenizer.fc_norm.weight", ())))
         n_codes = max(len(state.get("GPT2.lm_head.weight", ())) - TEXT_ROWS, 0)
-        model = cls(replace(lm, dropout=dropout, vocab_size=GPTConfig.vocab_size), encoder, n_codes)
+        lm = replace(lm, dropout=dropout, vocab_size=GPTConfig.vocab_size)
+        model = cls(lm, encoder, n_codes, standardize="feature_scale.mean" in state)
         load_strictly(model, state, source)
         return model
 
@@ -128,7 +133,7 @@ class NeuroLM(nn.Module):
         if features is None:
             with torch.no_grad():
                 features = self.tokenizer(sample["x"], sample["chans"], sample["time"], sample["valid"])
-        return self.encode_transform_layer(features) + self.pos_embed(sample["chans"])
+        return self.encode_transform_layer(self.feature_scale(features)) + self.pos_embed(sample["chans"])
 
     def read(self, sample: dict):
         """Run the language model over EEG, text, or EEG followed by text.
@@ -239,6 +244,36 @@ class NeuroLM(nn.Module):
     def _text_log_probabilities(self, hidden):
         weight = self.GPT2.lm_head.weight[:ANSWER_IDS]
         return F.log_softmax(F.linear(hidden, weight).float(), dim=-1)
+
+
+class FeatureScale(nn.Module):
+    """Gives each dimension of the encoder's features mean 0 and standard deviation 1 over EEG tokens.
+
+    Features share a constant part; after a short training it is so large (0.96 of their norm) that a language model
+    needs many steps to hear anything else.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    def forward(self, features):
+        return (features - self.mean) / self.std
+
+    @torch.no_grad()
+    def measure(self, batches) -> None:
+        """Take the statistics of `batches` of all processes: features (B, N, D) and valid (B, N) or None of each."""
+        count, total, squares = 0, torch.zeros_like(self.mean), torch.zeros_like(self.mean)
+        for features, valid in batches:
+            rows = (features.flatten(0, 1) if valid is None else features[valid]).float()
+            count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
+        sums = torch.cat([total.new_tensor([count]), total, squares]).double()
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+        mean, square = sums[1:].div(sums[0]).chunk(2)
+        self.mean.copy_(mean)
+        self.std.copy_((square - mean.square()).clamp(min=1e-8).sqrt())
 
 
 @dataclass
