@@ -13,7 +13,9 @@ from errors import UserError
 RATE = 200  # Hz, of everything that the models read
 TRIAL_WINDOW = 4  # seconds; SEED's files mark trials, its windows are 4 s long
 MAX_CHUNK_BYTES = 256 * 2**20
-_FAILURES = (OSError, KeyError, ValueError, TypeError, RuntimeError)  # what h5py raises on damaged files
+MAX_WINDOWS = 10**6  # labelled ones in a recording
+# what h5py raises on damaged files
+_FAILURES = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError)
 
 
 def open_file(path) -> h5py.File:
@@ -23,6 +25,14 @@ def open_file(path) -> h5py.File:
         return h5py.File(path, "r", rdcc_nbytes=0, locking=False)
     except OSError as error:
         raise UserError(f"{path} is not a readable HDF5 file ({error}); run its maker again") from None
+
+
+def group_names(file) -> list[str]:
+    """The names of a file's recordings, sorted. Raises UserError when it is damaged."""
+    try:
+        return sorted(file)
+    except _FAILURES as error:
+        raise UserError(f"{file.filename} is damaged ({error}); run its maker again") from None
 
 
 def open_eeg(file, group) -> tuple[h5py.Dataset, tuple[str, ...]]:
@@ -35,7 +45,7 @@ def open_eeg(file, group) -> tuple[h5py.Dataset, tuple[str, ...]]:
         eeg = node["eeg"]
         written = [x.decode() if isinstance(x, bytes) else str(x) for x in _attribute(node, eeg, "chOrder", ())]
         rate = float(_attribute(node, eeg, "rsFreq", 0))
-        if eeg.ndim != 2 or eeg.dtype.kind not in "fi" or len(written) != len(eeg):
+        if eeg.ndim != 2 or eeg.dtype.kind not in "fi" or len(written) != len(eeg) or not eeg.size:
             raise ValueError(f"{len(written)} names in chOrder for eeg {eeg.dtype} {eeg.shape}")
         if eeg.is_virtual or eeg.external or np.prod(eeg.chunks or 1, dtype=float) * 8 > MAX_CHUNK_BYTES:
             raise ValueError("its eeg is not stored in chunks of seconds")
@@ -60,7 +70,10 @@ def read_segments(file, group) -> np.ndarray:
     try:
         node = file[group]
         if "segments" in node:
-            return node["segments"][:].astype(np.int64).reshape(-1, 3)
+            rows = node["segments"]
+            if rows.ndim != 2 or rows.shape[1] != 3 or rows.dtype.kind not in "iu" or len(rows) > MAX_WINDOWS:
+                raise ValueError(f"segments {rows.dtype} {rows.shape}")
+            return rows[:].astype(np.int64)
         marks = [np.ravel(_attribute(node, node["eeg"], name, ())) for name in ("trialStart", "trialEnd", "label")]
         return _trial_windows(*(np.asarray(mark, dtype=np.float64) for mark in marks), node["eeg"].shape[1])
     except _FAILURES as error:

@@ -103,7 +103,7 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in _ALLOWED:
-            raise _NotPlain(f"an object of {module}.{name}")
+            raise _NotPlain(f"an object of {ascii(f'{module}.{name}')[:80]}")
         return _ALLOWED[module, name]
 
     def load_build(self):
@@ -140,7 +140,7 @@ def load_pickle(path) -> dict:
     except _NotPlain as error:
         raise UserError(f"{path} is not a plain sample, refused: it holds {error}") from None
     except Exception as error:  # a damaged file fails in any way that its bytes can spell
-        raise UserError(f"{path} is a damaged pickle ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path} is a damaged pickle ({type(error).__name__}: {ascii(str(error))[:80]})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict with X, ch_names and y, found a {type(content).__name__}")
     return {key: value.value if isinstance(value, _Array) else value for key, value in content.items()}
@@ -165,7 +165,11 @@ def load_sample(path) -> tuple[np.ndarray, tuple[str, ...], int | None]:
     label = content.get("y", content.get("label"))
     if label is not None:
         label = _whole_number(path, label) - (key == "signal")  # official: TUEV counts from 1
-    return eeg.astype(np.float32), tuple(names), label
+    with np.errstate(over="ignore", invalid="ignore"):
+        eeg = eeg.astype(np.float32)
+    if not np.isfinite(eeg).all():
+        raise UserError(f"{path}: its EEG holds NaN or infinite values")
+    return eeg, tuple(names), label
 
 
 def _whole_number(path, value) -> int:

@@ -18,10 +18,12 @@ import yaml
 from dataset.channels import channel_rows
 from dataset.hdf5 import RATE, known_channels, open_eeg, open_file, read_segments
 from dataset.pickles import load_sample
+from dataset.scan import scan_files
 from errors import UserError
 
 SPLITS = ("train", "val", "test")
-_SUFFIXES = {".h5", ".hdf5", ".pkl", ".pickle"}
+_PICKLES = {".pkl", ".pickle"}
+_SUFFIXES = {".h5", ".hdf5"} | _PICKLES
 _MANIFEST_COLUMNS = ("recording", "split", "subject", "channels", "seconds", "windows", "windows_per_label")
 
 
@@ -82,7 +84,7 @@ def describe_dataset(folder) -> dict:
         return {"name": folder.name, "labels": None, "rate": RATE}
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     labels = content.get("labels") if isinstance(content, dict) else ()
     if labels is not None and not (isinstance(labels, list) and labels and all(isinstance(x, str) for x in labels)):
@@ -106,7 +108,7 @@ def open_dataset(folder, split) -> list[Recording]:
         _check_files(folder / split, recordings)
     else:
         splits = [name for name in SPLITS if next(_files(folder / name), None)]
-        recordings = [recording for path in _files(folder / split) for recording in _scan(path, folder / split, split)]
+        recordings = _scan(folder / split, split)
     if not recordings:
         raise UserError(f"{folder} has no recordings in split '{split}'; splits with recordings: {splits or 'none'}")
     return sorted(recordings, key=lambda recording: recording.name)
@@ -139,7 +141,7 @@ def _read_manifest(folder) -> list[Recording]:
                 )
     except KeyError as error:
         raise UserError(f"{path}: column {error} is missing; expected {', '.join(_MANIFEST_COLUMNS)}") from None
-    except (OSError, ValueError, TypeError, AttributeError, csv.Error, UserError) as error:
+    except (OSError, ValueError, OverflowError, TypeError, AttributeError, csv.Error, UserError) as error:
         raise UserError(f"{path}, row {len(recordings) + 1}: {error}") from None
     return list(recordings.values())
 
@@ -154,19 +156,19 @@ def _check_files(folder, recordings) -> None:
         )
 
 
-def _scan(path, root, split):
-    """The recordings of one official file."""
-    name = str(path.relative_to(root))
-    if path.suffix in {".pkl", ".pickle"}:
+def _scan(folder, split) -> list[Recording]:
+    """The recordings of official files below a folder."""
+    folder = folder.absolute()
+    paths, recordings = list(_files(folder)), []
+    for path in (path for path in paths if path.suffix in _PICKLES):
         eeg, written, label = load_sample(path)
-        about = (name, split, path.stem.split("_")[0], known_channels(path, written), float(RATE), eeg.shape[1])
-        yield Recording(path, None, *about, windows=int(label is not None), label=label)
-        return
-    with open_file(path) as file:
-        for group in sorted(file):
-            eeg, channels = open_eeg(file, group)
-            about = (f"{name}/{group}", split, group, channels, float(RATE), eeg.shape[1])
-            yield Recording(path, group, *about, windows=len(read_segments(file, group)))
+        name, channels = path.relative_to(folder).as_posix(), known_channels(path, written)
+        about = (name, split, path.stem.split("_")[0], channels, float(RATE), eeg.shape[1])
+        recordings.append(Recording(path, None, *about, windows=int(label is not None), label=label))
+    for path, group, channels, samples, windows in scan_files([path for path in paths if path.suffix not in _PICKLES]):
+        name = f"{path.relative_to(folder).as_posix()}/{group}"
+        recordings.append(Recording(path, group, name, split, group, channels, float(RATE), samples, windows))
+    return recordings
 
 
 def segments(recording) -> np.ndarray:

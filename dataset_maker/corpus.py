@@ -213,11 +213,17 @@ def _check_windows(piece, clean, labels) -> Piece:
 
 
 def write_h5(path, name, eeg, channels, rows=None, **attributes) -> None:
-    """Write one recording: group `name` with `eeg` (C, T) in uV and, of a labelled corpus, `segments` (W, 3)."""
-    with h5py.File(path, "w") as file:
+    """Write one recording: group `name` with `eeg` (C, T) in uV and, of a labelled corpus, `segments` (W, 3).
+
+    In HDF5's 1.10 format and with strings of fixed length all that describes the data is under checksums, so that a
+    damaged file is refused and does not lead the library astray.
+    """
+    attributes = {"chOrder": list(channels), "rsFreq": RATE, "unit": "uV"} | attributes
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:
         group = file.create_group(name)
         data = group.create_dataset("eeg", data=eeg, chunks=(len(eeg), min(eeg.shape[1], CHUNK_SECONDS * RATE)))
-        data.attrs.update(chOrder=list(channels), rsFreq=RATE, unit="uV", **attributes)
+        for key, value in attributes.items():
+            data.attrs[key] = np.char.encode(value, "utf-8") if isinstance(value, str | list) else value
         if rows is not None:
             group["segments"] = np.array(rows, dtype=np.int64).reshape(-1, 3)
 

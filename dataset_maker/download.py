@@ -6,7 +6,6 @@ import re
 from pathlib import Path, PurePosixPath
 
 import pooch
-import requests
 from tqdm import tqdm
 
 from errors import UserError
@@ -41,7 +40,7 @@ def fetch(url, raw_dir, wanted, known=None) -> None:
         files = pooch.create(raw_dir, url, registry=registry, retry_if_failed=ATTEMPTS)
         for name in tqdm(sorted(registry), desc=f"fetching {url}", unit="file"):
             files.fetch(name)
-    except (requests.RequestException, OSError) as error:
+    except OSError as error:
         raise UserError(f"{url} cannot be fetched ({error}); run this again, it goes on from here") from None
     except ValueError as error:
         raise UserError(f"{url}: {error}; run this again, what is complete is kept") from None

@@ -20,7 +20,8 @@ LABELS = ("rest", "arithmetic")  # SubjectNN_1, SubjectNN_2
 LAST, WINDOW, STRIDE = 60, 4, 2  # seconds
 RECORDINGS = r"Subject(\d\d)_([12])\.edf"
 URL = "https://physionet.org/files/eegmat/1.0.0/"
-CHECKSUMS = "8f55c11e06d7672ecd982ba1a14f417b862e52ec5989689c1f46ae5253b776f5"  # `digest` of the 72 recordings' published sums
+# `digest` of the 72 recordings' published sums
+CHECKSUMS = "8f55c11e06d7672ecd982ba1a14f417b862e52ec5989689c1f46ae5253b776f5"
 LAYOUT = "SubjectNN_1.edf (rest) and SubjectNN_2.edf (arithmetic)"
 SPLIT_RULE = "subjects 00-25 train, 26-30 val, 31 and later test, as published"
 

@@ -79,7 +79,7 @@ def check_length(path) -> None:
     try:
         with open(path, "rb") as file:
             fixed = file.read(256)
-            records, signals = int(fixed[236:244]), int(fixed[252:256])
+            start, records, signals = int(fixed[184:192]), int(fixed[236:244]), int(fixed[252:256])
             header = file.read(256 * signals)
         sizes = header[216 * signals : 224 * signals]
         record = width * sum(int(sizes[8 * i : 8 * i + 8]) for i in range(signals))
@@ -87,7 +87,7 @@ def check_length(path) -> None:
         raise UserError(f"cannot be read: {error.strerror}") from None
     except ValueError:
         raise UserError("its EDF header is damaged or cut off") from None
-    if len(header) != 256 * signals or signals < 1 or record < 1 or int(fixed[184:192]) != 256 + len(header):
+    if len(header) != 256 * signals or signals < 1 or record < 1 or start != 256 + len(header):
         raise UserError("its EDF header is damaged or cut off")
     present = (path.stat().st_size - 256 - len(header)) / record
     if present < records or (records == -1 and present % 1):

@@ -61,9 +61,8 @@ def test_what_is_stored(raw, tmp_path):
         eeg = file["Subject26_1"]["eeg"]
         assert (eeg.dtype, eeg.shape, eeg.chunks) == (np.float16, (19, 12400), (19, 2000))
         about = {key: eeg.attrs[key] for key in ("rsFreq", "lFreq", "hFreq", "notch", "unit", "source", "subject")}
-    assert about == dict(
-        zip(about, (200, 0.1, 75.0, 50.0, "uV", "Subject26_1.edf", "Subject26"), strict=True)
-    )
+        assert [name.decode() for name in eeg.attrs["chOrder"]] == list(EEGMAT)
+    assert list(about.values()) == [200, 0.1, 75.0, 50.0, b"uV", b"Subject26_1.edf", b"Subject26"]
     clean = load_recording(raw / "Subject26_1.edf")
     np.testing.assert_allclose(RecordingReader().read(recording, 0, 12400), clean.eeg, rtol=1e-3, atol=1e-4)
 
