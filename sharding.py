@@ -1,6 +1,7 @@
 """FSDP2: parameters, gradients and optimizer state in shards, one a process; checkpoints stay whole, as without it."""
 
 import copy
+import warnings
 
 import torch
 from torch import nn
@@ -18,6 +19,8 @@ def shard(model: nn.Module, run) -> nn.Module:
     """
     if run.dtype == torch.float16:
         raise UserError("--fsdp does not go with --dtype float16: take bfloat16 or float32")
+    # blocks return keys and values, which are views; nobody writes into them
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     valueless = {id(value): nn.Parameter(value.to("meta"), requires_grad=False) for value in model.parameters()}
     valueless |= {id(value): value.to("meta") for value in model.buffers()}
     template = copy.deepcopy(model, valueless)

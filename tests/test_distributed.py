@@ -1,5 +1,7 @@
 """1, 2 and 4 processes with the same global batch: the same losses, weights, validation and codebook."""
 
+import shutil
+
 import pytest
 import stages
 import torch
@@ -8,6 +10,7 @@ from processes import run_processes
 
 from checkpointing import read_checkpoint
 from model.quantizer import Quantizer
+from training import REQUEUE, Trainer
 
 SAMPLES, TEXTS = 4, 4  # of a step, over all processes
 
@@ -68,3 +71,54 @@ def test_processes_share_a_step(stage, corpus, tmp_path):
         out_dir = tmp_path / str(world_size)
         run_processes(world_size, train, stage, corpus, out_dir, *shares(stage, world_size))
         assert_close_runs(out_dir / "checkpoints" / stages.FOLDERS[stage], reference)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "instruction"])
+def test_shards_make_the_same_run(stage, corpus, tmp_path):
+    """FSDP2 on gloo: as one process without it, and its checkpoints have the same form."""
+    reference = train(stage, corpus, tmp_path / "1", *shares(stage, 1))
+    run_processes(2, train, stage, corpus, tmp_path / "2", *shares(stage, 2), "--fsdp")
+    assert_close_runs(tmp_path / "2" / "checkpoints" / stages.FOLDERS[stage], reference)
+    ours, theirs = (
+        read_checkpoint(tmp_path / name / "checkpoints" / stages.FOLDERS[stage] / "ckpt.pt")["optimizer"]
+        for name in ("2", "1")
+    )
+    assert ours["param_groups"] == theirs["param_groups"]
+    for index, state in theirs["state"].items():
+        for name, value in state.items():
+            assert ours["state"][index][name].shape == value.shape
+
+
+def stop_at_seven(*arguments):
+    """Train until a process is told to stop, in the middle of the second epoch."""
+    update = Trainer.update
+
+    def update_and_stop(trainer, **counts):
+        update(trainer, **counts)
+        trainer._told_to_stop = trainer.step == 7 and not trainer.run.main
+
+    Trainer.update = update_and_stop
+    with pytest.raises(SystemExit) as stop:
+        train(*arguments)
+    assert stop.value.code == REQUEUE
+
+
+@pytest.mark.parametrize("fsdp", ["--no-fsdp", "--fsdp"])
+def test_a_checkpoint_of_two_processes_resumes_on_one_and_four(fsdp, corpus, tmp_path):
+    reference = train("pretrain", corpus, tmp_path / "whole", *shares("pretrain", 1))
+    run_processes(2, stop_at_seven, "pretrain", corpus, tmp_path / "1", *shares("pretrain", 2), fsdp)
+    shutil.copytree(tmp_path / "1", tmp_path / "4")
+    one = train("pretrain", corpus, tmp_path / "1", *shares("pretrain", 1))
+    assert_close_runs(one, reference)
+    run_processes(4, train, "pretrain", corpus, tmp_path / "4", *shares("pretrain", 4), fsdp)
+    assert_close_runs(tmp_path / "4" / "checkpoints" / "NeuroLM-tiny", reference)
+
+
+def test_another_global_batch_goes_on_with_the_next_windows(corpus, tmp_path):
+    """The same command on other processes: an epoch's 22 windows in steps of 4, then, from the seventh step, of 8."""
+    run_processes(2, stop_at_seven, "vq", corpus, tmp_path, *shares("vq", 2))
+    run_processes(4, train, "vq", corpus, tmp_path, *shares("vq", 2))
+    state = read_checkpoint(tmp_path / "checkpoints" / "VQ" / "ckpt.pt")
+    assert (state["epoch"], state["iter_num"], state["samples_per_step"]) == (4, 4 * (22 // 8), 8)
+    steps = [line["step"] for line in stages.read_metrics(tmp_path / "checkpoints" / "VQ") if "train/loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 8]  # of 4 windows until 7: step 3 of 8, after one of epoch 2
