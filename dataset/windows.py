@@ -140,9 +140,13 @@ def pretraining_folders(dataset_dir, names: list[str] | None = None):
 
 
 def pretraining_windows(folders, split: str, max_tokens: int) -> Windows:
-    """Continuous windows of a split of all folders, each as long as fits into `max_tokens` tokens."""
+    """Continuous windows of a split of all folders, each as long as fits into `max_tokens` tokens. Raises UserError
+    where no recording gives one."""
     recordings = _pretraining_recordings(folders, split)
-    return Windows.continuous(recordings, lambda channels: window_seconds(channels, max_tokens))
+    windows = Windows.continuous(recordings, lambda channels: window_seconds(channels, max_tokens))
+    if not len(windows):
+        raise UserError(f"{', '.join(map(str, folders))}: no {split} recording is as long as {SHORTEST} s")
+    return windows
 
 
 def _pretraining_recordings(folders, split: str) -> list[Recording]:

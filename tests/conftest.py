@@ -36,6 +36,28 @@ def golden(request) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory) -> Path:
+    """A corpus of toy data, and checkpoints that nobody trained, for the flags of `stages`."""
+    from refusals import write_untrained
+
+    return write_untrained(tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture
+def refused(untrained, tmp_path, capsys):
+    """Runs a stage with more flags; checks that one line of error says all words."""
+    import stages
+    from refusals import assert_refused
+
+    def check(stage, more, *words):
+        assert_refused(
+            capsys, stages.SCRIPTS[stage], stages.flags(stage, untrained, tmp_path / "out", *more), words
+        )
+
+    return check
+
+
 def run_script(*arguments, nproc: int = 1, check: bool = True, env: dict | None = None, timeout: int = 600):
     """Run a script of the repository in a process of its own, under torchrun when nproc > 1."""
     command = [sys.executable]

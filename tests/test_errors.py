@@ -16,40 +16,7 @@ from toy_eeg import write_toy
 import errors
 from checkpointing import write_checkpoint
 from dataset_maker import make_Workload
-from model.neurolm import NeuroLM
 from model.vq import VQ_Align
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """Datasets, text and checkpoints that nobody trained: every flag of `stages` finds what it names."""
-    corpus = stages.write_corpus(tmp_path_factory.mktemp("corpus"))
-    tokenizer = VQ_Align.from_size("tiny")
-    encoder = tokenizer.VQ.encoder.config
-    model = NeuroLM.from_size("tiny", encoder, tokenizer.VQ.quantize.n_codes)
-    for stage, made in (("vq", tokenizer), ("pretrain", model)):
-        checkpoint = {"model": made.state_dict(), **made.config_args()}
-        write_checkpoint(checkpoint, stages.reference(corpus, stage) / "ckpt.pt")
-    return corpus
-
-
-@pytest.fixture
-def refused(corpus, tmp_path, capsys):
-    """Run a stage with more flags; it must end with status 2 and one line of error that says all of `words`."""
-
-    def check(stage, more, *words):
-        script = stages.SCRIPTS[stage]
-        argv = stages.flags(stage, corpus, tmp_path / "out", *more)
-        with pytest.raises(SystemExit) as stop:
-            errors.run(script.main, lambda: script.get_args(argv))
-        said = capsys.readouterr().err
-        (line,) = re.findall("error: .*", said)
-        assert stop.value.code == 2 and "Traceback" not in said
-        for word in words:
-            assert str(word) in line, line
-
-    return check
-
 
 BOTH = pytest.mark.parametrize("stage", ["vq", "pretrain"])
 
@@ -65,6 +32,8 @@ def test_dataset_folder(refused, stage, tmp_path):
 def test_empty_split(refused, stage, tmp_path):
     write_toy(tmp_path / "data" / "pair", splits=(("train", 1),))
     refused(stage, ["--dataset_dir", tmp_path / "data", "--datasets", "pair"], "pair", "'val'", "['train']")
+    write_toy(tmp_path / "short", seconds=1)
+    refused(stage, ["--dataset_dir", tmp_path / "short", "--datasets", "short"], "short", "no train recording", "2 s")
 
 
 @BOTH
@@ -108,8 +77,8 @@ def test_a_pickle_that_would_run_code(refused, stage, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_checkpoints_of_another_size_or_stage(refused, corpus, tmp_path):
-    vq, lm = (stages.reference(corpus, stage) / "ckpt.pt" for stage in ("vq", "pretrain"))
+def test_checkpoints_of_another_size_or_stage(refused, untrained, tmp_path):
+    vq, lm = (stages.reference(untrained, stage) / "ckpt.pt" for stage in ("vq", "pretrain"))
     refused("instruction", ["--size", "L"], lm, "2 layers", "--size L needs 24 layers")
     refused("instruction", ["--size", "B", "--eval_only"], lm, "--size B needs 12 layers")
     refused("pretrain", ["--tokenizer_path", lm], lm, "lacks the dictionary", "train_vq.py")
@@ -130,7 +99,7 @@ def test_missing_and_hostile_checkpoints(refused, tmp_path):
 
 
 @pytest.mark.parametrize("stage", stages.SCRIPTS)
-def test_text(refused, stage, corpus, tmp_path):
+def test_text(refused, stage, tmp_path):
     refused(stage, ["--text_dir", tmp_path], tmp_path / "train.bin", "prepare.py", "--source")
     for split in ("train", "val"):
         (tmp_path / f"{split}.bin").write_bytes(bytes(40))
@@ -154,12 +123,12 @@ def write_task(folder, seconds=40, window=2, **changes):
     return ["--tasks", folder / "own.yaml"]
 
 
-def test_windows_and_labels_that_do_not_fit(refused, tmp_path, corpus):
+def test_windows_and_labels_that_do_not_fit(refused, untrained, tmp_path):
     more = write_task(tmp_path / "long", seconds=130, window=65)
     refused("instruction", more, "Own", "65 s", "64 at most", "--window")
     more = write_task(tmp_path / "more", answers=["slow", "fast", "none"])
     refused("instruction", more, "dataset.yaml", "['slow', 'fast', 'none']", "one answer for each label")
-    more = write_task(tmp_path / "none", dataset=str(corpus / "data" / "pair"))
+    more = write_task(tmp_path / "none", dataset=str(untrained / "data" / "pair"))
     refused("instruction", more, "pair", "no labelled windows", "labels")
 
 
@@ -172,10 +141,10 @@ def test_a_label_beyond_the_answers_of_an_official_dataset(refused, tmp_path):
     refused("instruction", ["--dataset_dir", tmp_path, "--tasks", "TUAB"], "TUAB", "label 2", "2 answers", "No, Yes")
 
 
-def test_tasks(refused, corpus):
-    data = ["--dataset_dir", corpus / "data"]
+def test_tasks(refused, untrained):
+    data = ["--dataset_dir", untrained / "data"]
     refused("instruction", [*data, "--tasks", "TUBA"], "unknown task 'TUBA'", "TUAB, TUEV", ".yaml")
-    refused("instruction", [*data, "--tasks", "TUEV"], "TUEV", corpus / "data", "make_TUEV.py")
+    refused("instruction", [*data, "--tasks", "TUEV"], "TUEV", untrained / "data", "make_TUEV.py")
     refused("instruction", ["--tasks", "no.yaml"], "no.yaml", "cannot be read")
 
 
@@ -184,6 +153,15 @@ def test_device_precision_and_sizes(refused):
     refused("vq", ["--dtype", "float16"], "--dtype float16", "float32")
     refused("vq", ["--batch_size", 9999], "fewer than", "9999", "smaller batch size")
     refused("instruction", ["--eeg_batch_size", 9999], "smaller batch size")
+
+
+def test_ctrl_c(capsys):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="130"):
+        errors.run(interrupt, lambda: None)
+    assert capsys.readouterr().err.strip() == "interrupted"
 
 
 def test_recordings_that_are_no_eeg(refused, tmp_path):
