@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dataset.batches import collate_eeg
+from dataset.checks import check_eeg
 from dataset.windows import Windows
 from errors import UserError
 from utils import Run, to_device
@@ -135,7 +136,10 @@ def _compute(windows: CachedWindows, encoder, batch_size: int, run: Run, num_wor
         features = []
         first, stop = windows.span(chunk)
         while len(features) < stop - first:
-            batch = to_device(next(batches), run.device)
+            batch = next(batches)
+            if chunk == chunks[0]:
+                check_eeg(batch)
+            batch = to_device(batch, run.device)
             with run.autocast():
                 rows = encoder(batch["x"], batch["chans"], batch["time"], batch["valid"]).float().cpu().numpy()
             features += [row[:count] for row, count in zip(rows, batch["counts"], strict=True)]
