@@ -52,14 +52,17 @@ def test_a_second_run_makes_only_what_is_missing(raw, tmp_path):
 def test_killed_runs_end_with_the_folder_of_one_clean_run(raw, tmp_path):
     script = [sys.executable, "dataset_maker/make_Workload.py", "--workers", "2", "--raw_dir", raw, "--out_dir"]
     subprocess.run([*script, tmp_path / "clean"], cwd=ROOT, check=True, capture_output=True)
-    random, pipe = np.random.default_rng(0), subprocess.PIPE
-    for _ in range(5):
-        run = subprocess.Popen([*script, tmp_path / "killed"], cwd=ROOT, stdout=pipe, stderr=pipe)
-        time.sleep(random.uniform(0.8, 2.2))
+    out, random, pipe = tmp_path / "killed", np.random.default_rng(0), subprocess.PIPE
+    for killed in range(3):
+        run = subprocess.Popen([*script, out], cwd=ROOT, stdout=pipe, stderr=pipe)
+        while len(list(out.rglob("*.h5*"))) <= 2 * killed and run.poll() is None:
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.02))
         run.send_signal(signal.SIGKILL)
-        run.communicate(timeout=60)  # its pipe closes when the last worker is gone
-    subprocess.run([*script, tmp_path / "killed"], cwd=ROOT, check=True, capture_output=True)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "clean")
+        run.communicate(timeout=60)  # its pipes close when the last worker is gone
+        assert 0 < len(list(out.rglob("*.h5*"))) < 8 and not (out / "manifest.csv").exists()
+    subprocess.run([*script, out], cwd=ROOT, check=True, capture_output=True)
+    assert contents(out) == contents(tmp_path / "clean")
 
 
 def test_splits_do_not_depend_on_order_or_hash_seed():
