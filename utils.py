@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -106,9 +107,7 @@ def start_run(device: str = "auto", dtype: str = "auto", seed: int = 1337) -> Ru
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
     if world_size > 1 and not dist.is_initialized():
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
-        atexit.register(dist.destroy_process_group)
+        _join("nccl" if chosen.type == "cuda" else "gloo")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -117,6 +116,15 @@ def start_run(device: str = "auto", dtype: str = "auto", seed: int = 1337) -> Ru
     run = Run(rank, world_size, chosen, _dtype(dtype, chosen), seed)
     run.say(f"{world_size} process(es) on {chosen.type}, {str(run.dtype).removeprefix('torch.')}, seed {seed}")
     return run
+
+
+def _join(backend: str) -> None:
+    store, rank, world_size = next(rendezvous("env://"))
+    # processes that torchrun starts anew find the addresses of the dead ones in the store: look elsewhere
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    half_an_hour = datetime.timedelta(minutes=30)  # the main process may download GPT-2 while the others wait
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=half_an_hour)
+    atexit.register(dist.destroy_process_group)
 
 
 def _device(name: str, local_rank: int) -> torch.device:

@@ -1,11 +1,17 @@
 """1, 2 and 4 processes with the same global batch: the same losses, weights, validation and codebook."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import stages
 import torch
 import torch.distributed as dist
+from conftest import ROOT
 from processes import run_processes
 
 from checkpointing import read_checkpoint
@@ -122,3 +128,25 @@ def test_another_global_batch_goes_on_with_the_next_windows(corpus, tmp_path):
     assert (state["epoch"], state["iter_num"], state["samples_per_step"]) == (4, 4 * (22 // 8), 8)
     steps = [line["step"] for line in stages.read_metrics(tmp_path / "checkpoints" / "VQ") if "train/loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7, 8]  # of 4 windows until 7: step 3 of 8, after one of epoch 2
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_dead_process_ends_or_restarts_the_run(restarts, corpus, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [f"--max_restarts={restarts}", "train_vq.py"]
+    command += stages.flags("vq", corpus, tmp_path, "--save_every_steps", 1)
+    newest = tmp_path / "checkpoints" / "VQ" / "ckpt.pt"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "log", "wb") as log:
+        torchrun = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        while torchrun.poll() is None and not newest.exists():
+            time.sleep(0.1)
+        workers = subprocess.run(["pgrep", "-P", str(torchrun.pid)], capture_output=True, text=True).stdout.split()
+        os.kill(int(workers[-1]), signal.SIGKILL)
+        status = torchrun.wait(timeout=300)
+    said, done = (tmp_path / "log").read_text(), read_checkpoint(newest)["iter_num"]
+    if restarts:
+        assert status == 0 and "resumed" in said and done == 4, said[-3000:]
+    else:
+        assert status == 1 and "error: another process of this run has ended" in said and done < 4, said[-3000:]
