@@ -62,8 +62,12 @@ def _shard_like(value, target):
     return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a whole state into an optimizer, of sharded parameters or not."""
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, source: str) -> None:
+    """Load a whole state into an optimizer, of sharded parameters or not. Raises UserError for other parameters."""
+    states = (state, optimizer.state_dict())
+    sizes, own = ([len(group["params"]) for group in part.get("param_groups", ())] for part in states)
+    if sizes != own:
+        raise UserError(f"{source}: its optimizer has groups of {sizes} tensors, not {own}: --no-resume starts anew")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     shards = {
         index: {name: _shard_like(value, parameters[index]) for name, value in values.items()}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpointing import Checkpoints, load_strictly, plain_names, read_checkpoint, write_checkpoint
+from checkpointing import Checkpoints, load_strictly, parts, plain_names, read_checkpoint, write_checkpoint
 from logger import Logger
 from provenance import provenance, public_config
 from recording import Recorder
@@ -234,10 +234,11 @@ class Trainer:
         """Continue from the newest checkpoint; returns how many lines of the log belong to it."""
         path = self.checkpoints.newest
         state = read_checkpoint(path)
-        self._load(self.raw_model, state["model"], path)
+        model, optimizer = parts(state, ("model", "optimizer"), str(path), "--no-resume starts anew, in its place")
+        self._load(self.raw_model, model, path)
         if self.ema_decay:
-            self._load(self.evaluated, state.get("model_ema", state["model"]), path)
-        load_optimizer(self.optimizer, state["optimizer"])
+            self._load(self.evaluated, state.get("model_ema", model), path)
+        load_optimizer(self.optimizer, optimizer, str(path))
         if self.scaler.is_enabled() and state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.epoch, self.best = state["iter_num"], state["epoch"], state.get("best", float("-inf"))
@@ -255,12 +256,18 @@ class Trainer:
                 f"the run in {self.checkpoints.newest} was planned for {state['total_steps']} steps, this one for "
                 f"{self.total_steps}: the learning rate follows the new plan"
             )
-        now, before = self.loader.samples_per_step, state.get("samples_per_step", self.loader.samples_per_step)
-        if now != before:
-            read = (self.step - self.epoch * state["steps_per_epoch"]) * before  # samples of the unfinished epoch
-            self.step = self.epoch * self.loader.steps_per_epoch + min(read // now, self.loader.steps_per_epoch)
+        loader = self.loader
+        samples = state.get("samples_per_step", loader.samples_per_step)
+        steps = state.get("steps_per_epoch", loader.steps_per_epoch)
+        if (samples, steps) != (loader.samples_per_step, loader.steps_per_epoch):
+            read = (self.step - self.epoch * steps) * samples  # of the unfinished epoch
+            rest = min(read // loader.samples_per_step, loader.steps_per_epoch)
+            self.step = self.epoch * loader.steps_per_epoch + rest
             self.validated = self.step if self.validated == state["iter_num"] else 0
-            self.run.say(f"a step reads {now} samples, it read {before}: step {state['iter_num']} is now {self.step}")
+            self.run.say(
+                f"an epoch has {loader.steps_per_epoch} steps of {loader.samples_per_step} samples, it had {steps} of "
+                f"{samples}: step {state['iter_num']} is now {self.step}"
+            )
 
     def _load(self, model, state: dict, path) -> None:
         load_strictly(model, sharded_like(plain_names(state), model.state_dict()), str(path))

@@ -79,9 +79,11 @@ def test_straight_through_gradient_and_commitment():
 def test_arithmetic_is_float32_under_autocast():
     models = [make(64, 32, kmeans_init=False).train() for _ in range(2)]
     z = vectors(300, 32)
+    expected = reference(models[0].embedding.weight, z, torch.ones(300), 0.99)[0]
     plain = models[0](z)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = models[1](z)
+    assert torch.equal(mixed[1], expected)
     for a, b in zip(plain, mixed, strict=True):
         assert torch.equal(a, b) and a.dtype == b.dtype
     assert torch.equal(models[0].embedding.weight, models[1].embedding.weight)

@@ -140,6 +140,30 @@ def test_only_the_last_epochs_are_kept(linking, tmp_path, monkeypatch):
     assert steps == {"ckpt.pt": 12, "ckpt-10.pt": 10, "ckpt-11.pt": 11, "ckpt-best.pt": 0}
 
 
+def test_a_grown_dataset_goes_on_at_its_place(corpus, tmp_path):
+    """More recordings, so more steps an epoch: every epoch that is left has them all."""
+    few = ("--datasets", "pair", "--gradient_accumulation_steps", 1, "--epochs", 3)
+    stages.train("vq", corpus, tmp_path, *few, "--max_steps", 4)
+    before = read_checkpoint(tmp_path / "checkpoints" / "VQ" / "ckpt.pt")
+    folder = stages.train("vq", corpus, tmp_path, *few, "--datasets", "pair", "four")
+    after = read_checkpoint(folder / "ckpt.pt")
+    assert after["steps_per_epoch"] > before["steps_per_epoch"] and after["epoch"] == 3
+    assert after["iter_num"] == after["total_steps"] == 3 * after["steps_per_epoch"]
+
+
+def test_official_keys_are_enough_and_less_is_refused(corpus, tmp_path):
+    state = read_checkpoint(stages.reference(corpus, "vq") / "ckpt.pt")
+    official = ("model", "optimizer", "encoder_args", "decoder_args", "iter_num", "epoch")
+    newest = tmp_path / "checkpoints" / "VQ" / "ckpt.pt"
+    write_checkpoint({name: state[name] for name in official} | {"iter_num": 5, "epoch": 1}, newest)
+    assert read_checkpoint(stages.train("vq", corpus, tmp_path) / "ckpt.pt")["iter_num"] == 10
+    other = {"state": {}, "param_groups": [{"params": [0]}]}
+    for bad, said in (({}, "lacks the dictionary 'optimizer'"), ({"optimizer": other}, "groups of")):
+        write_checkpoint({"model": state["model"], **bad}, newest)
+        with pytest.raises(UserError, match=f"ckpt.pt.*{said}.*--no-resume"):
+            stages.train("vq", corpus, tmp_path)
+
+
 @pytest.mark.e2e
 def test_real_kills(corpus, tmp_path):
     moments = kill_training.kill_and_resume("vq", corpus, tmp_path, kills=3, seed=1)
