@@ -106,6 +106,8 @@ def open_dataset(folder, split) -> list[Recording]:
         splits = sorted({recording.split for recording in recordings})
         recordings = [recording for recording in recordings if recording.split == split]
         _check_files(folder / split, recordings)
+    elif (folder / "dataset.yaml").is_file():
+        raise UserError(f"{folder} is not finished: no manifest.csv; run its maker again, it makes what is missing")
     else:
         splits = [name for name in SPLITS if next(_files(folder / name), None)]
         recordings = _scan(folder / split, split)

@@ -6,7 +6,9 @@ killed goes on from there. C channels, T samples.
 
 import argparse
 import hashlib
+import io
 import os
+import re
 import sys
 import threading
 from collections import Counter
@@ -29,6 +31,7 @@ from errors import UserError
 
 CHUNK_SECONDS = 10  # of HDF5 chunks: measured best for random windows of 4 to 64 s
 FLAT = 0.1  # uV: a window in which no channel moves by this much holds no EEG
+FLOAT16_MAX = 65504  # uV
 SOME_REFUSED = 3  # exit status
 
 
@@ -120,9 +123,8 @@ def find_files(raw_dir, suffixes, layout) -> list[Path]:
 def recording_names(paths, raw_dir) -> list[str]:
     """A name for each raw file: its stem, or its path in the folder where several files share the stem."""
     repeated = {stem for stem, count in Counter(path.stem for path in paths).items() if count > 1}
-    return [
-        path.relative_to(raw_dir).as_posix().replace("/", "_") if path.stem in repeated else path.stem for path in paths
-    ]
+    names = (path.relative_to(raw_dir).as_posix() if path.stem in repeated else path.stem for path in paths)
+    return [re.sub(r"[/\s]+", "_", name) for name in names]
 
 
 def make(args, recipe, sources, excluded=()) -> None:
@@ -141,9 +143,12 @@ def make(args, recipe, sources, excluded=()) -> None:
             raise UserError(f"subject {source.subject} would be in {both}; {source.path} is the first file to show it")
     ledger = Ledger(args, describe(args, recipe), sources, excluded)
     work = partial(make_file, args, recipe)
-    for record in _run(work, ledger.open_shard(), args.workers, recipe.name):
-        ledger.add(record)
-    refused = ledger.close_shard()
+    try:
+        for record in _run(work, ledger.open_shard(), args.workers, recipe.name):
+            ledger.add(record)
+        refused = ledger.close_shard()
+    except OSError as error:
+        raise UserError(f"--out_dir {args.out_dir} cannot be written: {error}; mend that and run this again") from None
     if refused:
         sys.exit(SOME_REFUSED)
 
@@ -187,10 +192,9 @@ def make_file(args, recipe, source) -> dict:
         reason = str(error).removeprefix(f"{source.path}: ")
         return record | {"status": "refused", "notes": [reason], "rows": []}
     notes = [*clean.notes, *(note for piece in pieces for note in piece.notes)]
-    try:
-        rows = [_write(args, recipe, source, file, clean, piece) for piece in pieces]
-    except OSError as error:
-        raise UserError(f"{args.out_dir} cannot be written: {error}; free some space and run this again") from None
+    if args.dtype == "float16" and np.abs(clean.eeg).max() > FLOAT16_MAX:
+        notes.append(f"clipped at {FLOAT16_MAX} uV, as far as float16 goes")
+    rows = [_write(args, recipe, source, file, clean, piece) for piece in pieces]
     return record | {"status": "used", "notes": notes, "rows": rows}
 
 
@@ -212,36 +216,39 @@ def _check_windows(piece, clean, labels) -> Piece:
     return Piece(piece.name, piece.split, piece.start, piece.stop, kept, piece.notes + notes)
 
 
-def write_h5(path, name, eeg, channels, rows=None, **attributes) -> None:
-    """Write one recording: group `name` with `eeg` (C, T) in uV and, of a labelled corpus, `segments` (W, 3).
+def write_h5(path, name, eeg, channels, rows=None, **attributes) -> str:
+    """Write one recording, group `name` with `eeg` (C, T) in uV and maybe `segments` (W, 3) -> sha256 of the file.
 
     In HDF5's 1.10 format and with strings of fixed length all that describes the data is under checksums, so that a
-    damaged file is refused and does not lead the library astray.
+    damaged file is refused and does not lead the library astray. The file is put together in memory, as the library
+    takes a full disk badly, and gets its name when it is complete.
     """
     attributes = {"chOrder": list(channels), "rsFreq": RATE, "unit": "uV"} | attributes
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=("v110", "v110")) as file:
         group = file.create_group(name)
         data = group.create_dataset("eeg", data=eeg, chunks=(len(eeg), min(eeg.shape[1], CHUNK_SECONDS * RATE)))
         for key, value in attributes.items():
             data.attrs[key] = np.char.encode(value, "utf-8") if isinstance(value, str | list) else value
         if rows is not None:
             group["segments"] = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(image.getbuffer())
+    part.replace(path)
+    return hashlib.sha256(image.getbuffer()).hexdigest()
 
 
 def _write(args, recipe, source, file, clean, piece) -> dict:
-    """Write one recording under a temporary name, then rename it -> its row of the manifest."""
+    """Write one recording -> its row of the manifest."""
     path = args.out_dir / piece.split / f"{piece.name}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
     eeg = clean.eeg[:, piece.start : piece.stop]
     if args.dtype == "float16":
-        eeg = eeg.clip(-65504, 65504).astype(np.float16)
-    part = path.with_name(path.name + ".part")
+        eeg = eeg.clip(-FLOAT16_MAX, FLOAT16_MAX).astype(np.float16)
     attributes = {"lFreq": clean.low, "hFreq": clean.high, "notch": clean.notch}
     attributes |= {"source": file, "subject": source.subject}
-    write_h5(part, piece.name, eeg, clean.channels, piece.rows if recipe.labels else None, **attributes)
-    with open(part, "rb") as written:
-        sha256 = hashlib.file_digest(written, "sha256").hexdigest()
-    part.replace(path)
+    rows = piece.rows if recipe.labels else None
+    sha256 = write_h5(path, piece.name, eeg, clean.channels, rows, **attributes)
     counts = Counter(label for _, _, label in piece.rows)
     return {
         "recording": piece.name,

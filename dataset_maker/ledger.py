@@ -62,10 +62,7 @@ class Ledger:
 
         Raises UserError when the folder was made with other parameters.
         """
-        try:
-            self.progress.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out_dir {self.out_dir} cannot be made: {error.strerror}") from None
+        self.progress.mkdir(parents=True, exist_ok=True)
         self._check_description()
         self._tidy()
         records = self._records()
@@ -109,7 +106,8 @@ class Ledger:
             raise UserError(f"{path} is damaged; remove --out_dir {self.out_dir} and run this again") from None
         changed = [key for key in changed if key != "made_with"]
         if changed:
-            was = ", ".join(f"{key} {before.get(key)} (now {self.description[key]})" for key in changed)
+            before, now = ({key: str(made.get(key))[:60] for key in changed} for made in (before, self.description))
+            was = ", ".join(f"{key} {before[key]} (now {now[key]})" for key in changed)
             raise UserError(f"--out_dir {self.out_dir} was made with {was}; take the same, or another --out_dir")
 
     def _records(self) -> dict[str, list[dict]]:

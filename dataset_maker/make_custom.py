@@ -174,6 +174,8 @@ def main(args):
         for path, name in zip(paths, recording_names(paths, args.raw_dir), strict=True)
     ]
     stride = args.stride or args.window
+    if min(args.window, stride) < 1:
+        raise errors.UserError(f"--window {args.window} --stride {stride}: both are whole seconds, 1 at least")
     labels = tuple(dict.fromkeys(classes.values()))  # several texts may name one class
     windows = Windows({text: labels.index(name) for text, name in classes.items()}, args.window * RATE, stride * RATE)
     recipe = Recipe(

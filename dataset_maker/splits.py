@@ -38,10 +38,13 @@ def split_subjects(subjects, fractions, seed, labels=None) -> dict[str, str]:
     """Assign each subject to a split.
 
     subjects: any iterable of names; fractions: {split: share}, in the order in which they are filled, the last taking
-    the rest; labels: {subject: set of its labels}, when each split must hold every label. Raises UserError when there
-    are fewer subjects than splits, or when no assignment tried gives each split each label.
+    the rest; labels: {subject: set of its labels}, when each split must hold every label. Raises UserError for shares
+    outside 0 to 1, for fewer subjects than splits, and when no assignment tried gives each split each label.
     """
     subjects = sorted(set(subjects))
+    if min(fractions.values()) < 0:
+        shares = ", ".join(f"{split} {share:g}" for split, share in fractions.items())
+        raise UserError(f"shares of the splits {shares}: each lies between 0 and 1, all add up to 1")
     wanted = {split: share for split, share in fractions.items() if share > 0}
     if len(subjects) < len(wanted):
         raise UserError(
