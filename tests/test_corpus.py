@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from raw_files import contents, run_maker, write_workload
 
+from dataset.recordings import open_dataset
 from dataset_maker import make_Workload
+from dataset_maker.corpus import Recipe, Source, make, recording_names
 from dataset_maker.splits import split_subjects
 from errors import UserError
 
@@ -88,5 +90,49 @@ def test_every_split_gets_every_label_or_it_is_said():
         assert set().union(*(labels[s] for s, part in parts.items() if part == split)) == {"rare", "common"}
     with pytest.raises(UserError, match="all hold every label"):
         split_subjects(["a", "b"], {"val": 0.5, "train": 0.5}, 0, labels={"a": {1}, "b": {2}})
+    with pytest.raises(UserError, match="train -0.5: each lies between 0 and 1"):
+        split_subjects("abc", {"val": 0.5, "test": 1.0, "train": -0.5}, 0)
     with pytest.raises(UserError, match="1 subjects cannot fill"):
         split_subjects(["a"], {"val": 0.5, "train": 0.5}, 0)
+
+
+def test_a_full_disk_stops_the_run_with_one_line_and_can_be_mended(raw, tmp_path, monkeypatch):
+    argv = ("--raw_dir", raw, "--out_dir", tmp_path / "W", "--workers", 1)
+    write_bytes, written = Path.write_bytes, []
+
+    def write_some(path, content):
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        return write_bytes(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write_some)
+        with pytest.raises(UserError, match="W cannot be written: .*No space left"):
+            run_maker(make_Workload, *argv)
+    with pytest.raises(UserError, match="W is not finished: no manifest.csv"):
+        open_dataset(tmp_path / "W", "train")
+    run_maker(make_Workload, *argv)
+    assert len(open_dataset(tmp_path / "W", "train")) == 4
+
+
+def test_a_subject_in_two_splits_or_two_files_of_one_name_are_errors(raw, tmp_path):
+    args = make_Workload.get_args(["--raw_dir", str(raw), "--out_dir", str(tmp_path / "W")])
+    one, two = sorted(raw.glob("*.edf"))[:2]
+    recipe = Recipe("W", "by hand")
+    with pytest.raises(UserError, match="subject s would be in train and val"):
+        make(args, recipe, [Source(one, "a", "s", "train"), Source(two, "b", "s", "val")])
+    with pytest.raises(UserError, match="2 raw files would all become recording a"):
+        make(args, recipe, [Source(one, "a", "s", "train"), Source(two, "a", "s", "train")])
+
+
+def test_names_of_recordings_are_unique_and_without_spaces():
+    paths = [Path("raw/s1/rest.edf"), Path("raw/s2.x/rest.edf"), Path("raw/s2.x/other one.v2.edf")]
+    assert recording_names(paths, Path("raw")) == ["s1_rest.edf", "s2.x_rest.edf", "other_one.v2"]
+
+
+@pytest.mark.parametrize("shard", ["1", "2/2", "-1/2", "a/b", "0/0"])
+def test_shards_that_are_none(shard, capsys):
+    with pytest.raises(SystemExit):
+        make_Workload.get_args(["--raw_dir", "a", "--out_dir", "b", "--shard", shard])
+    assert "--shard" in capsys.readouterr().err
