@@ -1,14 +1,9 @@
 """Every maker on its simulated corpus, with everything awkward in it: what is stored equals what was written."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import mne
 import numpy as np
 import pytest
-from raw_files import contents, run_maker, table
+from raw_files import run_maker, table
 
 from dataset.channels import TUH_CHANNELS, canonical_name
 from dataset.recordings import RecordingReader, describe_dataset, open_dataset, segments
@@ -26,7 +21,6 @@ from dataset_maker import (
 from dataset_maker.simulate import simulate
 from dataset_maker.simulate_layouts import SEED_SECONDS
 
-ROOT = Path(__file__).parents[1]
 CUSTOM = ("--window", 4, "--classes", "left hand", "right hand")
 # maker, subjects and seconds of the corpus, more arguments, mains
 CORPORA = {
@@ -196,13 +190,3 @@ def test_seed_trials(made):
             for start in range(round(first * 200), min(round(stop * 200), round(written["seconds"] * 200)) - 399, 400)
         ]
         assert segments(recording)[:, [0, 2]].tolist() == expected
-
-
-@pytest.mark.e2e
-def test_the_same_bytes_with_another_hash_seed_and_number_of_workers(tmp_path):
-    simulate("TUSL", tmp_path / "raw", subjects=6, seconds=50)
-    for number in ("1", "2"):
-        command = [sys.executable, "dataset_maker/make_TUSL.py", "--raw_dir", tmp_path / "raw", "--workers", number]
-        environment = os.environ | {"PYTHONHASHSEED": number}
-        subprocess.run([*command, "--out_dir", tmp_path / number], cwd=ROOT, env=environment, check=True)
-    assert contents(tmp_path / "1") == contents(tmp_path / "2")

@@ -15,6 +15,7 @@ from raw_files import contents, run_maker, write_workload
 from dataset.recordings import open_dataset
 from dataset_maker import make_Workload
 from dataset_maker.corpus import Recipe, Source, make, recording_names
+from dataset_maker.simulate import simulate
 from dataset_maker.splits import split_subjects
 from errors import UserError
 
@@ -74,7 +75,8 @@ def test_splits_do_not_depend_on_order_or_hash_seed():
     assert split_subjects(reversed(subjects), {"val": 0.2, "train": 0.8}, seed=1) == expected
     assert split_subjects(subjects, {"val": 0.2, "train": 0.8}, seed=2) != expected
     code = (
-        "import json; from dataset_maker.splits import split_subjects as split;"
+        "import json; from dataset_maker.simulate import simulate
+from dataset_maker.splits import split_subjects as split;"
         "print(json.dumps(split({f's{n}' for n in range(50)}, {'val': 0.2, 'train': 0.8}, 1)))"
     )
     for hash_seed in ("1", "2"):
@@ -136,3 +138,13 @@ def test_shards_that_are_none(shard, capsys):
     with pytest.raises(SystemExit):
         make_Workload.get_args(["--raw_dir", "a", "--out_dir", "b", "--shard", shard])
     assert "--shard" in capsys.readouterr().err
+
+
+@pytest.mark.e2e
+def test_the_same_bytes_with_another_hash_seed_and_number_of_workers(tmp_path):
+    simulate("TUSL", tmp_path / "raw", subjects=6, seconds=50)
+    for number in ("1", "2"):
+        command = [sys.executable, "dataset_maker/make_TUSL.py", "--raw_dir", tmp_path / "raw", "--workers", number]
+        environment = os.environ | {"PYTHONHASHSEED": number}
+        subprocess.run([*command, "--out_dir", tmp_path / number], cwd=ROOT, env=environment, check=True)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
