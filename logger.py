@@ -133,14 +133,19 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _start_wandb(out_dir: Path, config: dict, resumed: bool, project: str, name: str, api_key: str | None):
+def _start_wandb(out_dir: Path, about: dict, resumed: bool, project: str, name: str, api_key: str | None):
     import wandb
 
     if api_key:
         os.environ["WANDB_API_KEY"] = api_key  # not wandb.login: that writes the key to a file
+        sys.argv = [argument.replace(api_key, "***") for argument in sys.argv]  # wandb writes these to one
     id_file = out_dir / "wandb_id.txt"
     if not (resumed and id_file.exists()):
         id_file.write_text(uuid.uuid4().hex[:8])
-    return wandb.init(
-        project=project, name=name, id=id_file.read_text(), resume="allow", dir=out_dir, config=config, mode=None
-    )
+    config = about["config"] | {key: value for key, value in about.items() if key != "config"}
+    try:
+        return wandb.init(
+            project=project, name=name, id=id_file.read_text(), resume="allow", dir=out_dir, config=config
+        )
+    except wandb.errors.Error as error:
+        raise UserError(f"W&B: {error}; run `wandb login`, or set WANDB_MODE=offline and sync later") from None

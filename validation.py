@@ -25,7 +25,7 @@ def log_codebook(trainer, counts) -> dict[str, float]:
     counts = trainer.run.sum(counts)
     use = codebook_use(counts)
     trainer.logger.figure(trainer.step, "val/codebook_use", plot_codebook_use, counts.cpu())
-    if use["perplexity"] < COLLAPSE * len(counts) and trainer.step > np.argmax(trainer.rates):
+    if use["perplexity"] < COLLAPSE * len(counts) and trainer.step > np.argmax(trainer.rates) + 1:
         trainer.logger.say(
             f"warning: the codebook has collapsed: perplexity {use['perplexity']:.0f} of {len(counts)} codes. Re-seed "
             "idle codes (--revive_dead_codes 100), take larger batches, or lower the learning rate"
