@@ -55,6 +55,11 @@ class Evaluation:
         """AUROC of two answers, Cohen's kappa of more: what chooses the best epoch."""
         return self.metrics[primary_metric(len(self.answers))]
 
+    @property
+    def selection(self) -> float:
+        """`primary`; between epochs that are equal in it, the balanced accuracy decides."""
+        return self.primary + 1e-6 * self.metrics["balanced_accuracy"]
+
 
 def collect(predict, batches, n_windows: int) -> Predictions:
     """The predictions of all ranks, each window once, equal on every rank whatever the batches and the shards.
@@ -97,7 +102,8 @@ def _to_array(part) -> np.ndarray:
 def evaluate(predictions, windows, *, name: str, split: str, answers, metrics=None, seed: int = 0) -> Evaluation:
     """Score `predictions` of `windows`, whose columns `recording`, `subject` and `start` are in the windows' order.
 
-    `metrics` are names (default: the papers' four); two answers get the hard ones too. `seed` is that of the intervals.
+    `metrics` are names (default: the papers' four), beside those that choose the best epoch; two answers get the hard
+    ones too. `seed` is that of the intervals.
     Raises UserError where probabilities are not finite.
     """
     labels, probabilities = predictions
@@ -108,7 +114,8 @@ def evaluate(predictions, windows, *, name: str, split: str, answers, metrics=No
             f"{name} {split}: the model gave no finite probability for {len(broken)} of {len(labels)} windows (first: "
             f"window {broken[0]}): its weights diverged, take an earlier checkpoint or a lower learning rate"
         )
-    names = tuple(dict.fromkeys([*(metrics or default_metrics(n_classes)), *(HARD if n_classes == 2 else ())]))
+    names = [*(metrics or default_metrics(n_classes)), primary_metric(n_classes), "balanced_accuracy"]
+    names = tuple(dict.fromkeys(names + (list(HARD) if n_classes == 2 else [])))
     table = pd.DataFrame({key: list(windows[key]) for key in ("recording", "subject", "start")})
     table.insert(0, "dataset", name)
     table.insert(1, "split", split)

@@ -115,10 +115,10 @@ def _announce(directory, everything, run: Run) -> None:
     whole = sum(windows.n_bytes(range(-(-len(windows) // CHUNK))) for windows in everything)
     needed = sum(windows.n_bytes(windows.missing()) for windows in everything)
     free = shutil.disk_usage(directory).free
-    run.say(f"features: {whole / 2**30:.2f} GiB in {directory}, {needed / 2**30:.2f} GiB of them still to compute")
+    run.say(f"features: {whole / 2**30:.3g} GiB in {directory}, {needed / 2**30:.3g} GiB of them still to compute")
     if needed > free:
         raise UserError(
-            f"--cache_features {directory} needs {needed / 2**30:.1f} GiB more, {free / 2**30:.1f} GiB are free there: "
+            f"--cache_features {directory} needs {needed / 2**30:.3g} GiB more, {free / 2**30:.3g} GiB are free there: "
             "give a folder on a larger disk, or train without it"
         )
 

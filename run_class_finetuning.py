@@ -35,6 +35,7 @@ from provenance import describe_data, public_config
 from results import results_table
 from training import begin_training
 from utils import OPTIMIZERS, Loader, learning_rates, make_optimizer, start_run
+from validation import log_answers
 
 
 def get_args(argv=None):
@@ -166,15 +167,15 @@ def main(args):
 
         # --------------------------------------------------------------------------------------------- validation
         result = classify_windows(trainer.evaluated, sets["val"], classes, name=folder.name, split="val", **loading)
-        trainer.logger.write(trainer.step, {f"val/{name}": value for name, value in result.metrics.items()})
+        log_answers(trainer, result, "val")
         trainer.logger.end_epoch(epoch + 1)
         trainer.logger.say(f"epoch {epoch + 1}\n{results_table([result])}")
-        trainer.keep_best(result.primary)
+        trainer.keep_best(result.selection)
 
     # --------------------------------------------------------------------------------------------------------- test
     trainer.load_best()
     result = classify_windows(trainer.evaluated, sets["test"], classes, name=folder.name, split="test", **loading)
-    trainer.logger.write(trainer.step, {f"test/{name}": value for name, value in result.metrics.items()})
+    log_answers(trainer, result, "test")
     trainer.logger.close()
     report(output_dir, [result], run, method=method, seed=args.seed)
 

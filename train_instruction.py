@@ -45,8 +45,8 @@ def get_args(argv=None):
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
     flag("--cache_features", metavar="DIR", help="keep what the frozen tokenizer makes of the windows, for later runs")
     # model
-    flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: checkpoints/NeuroLM-<size>/")
-    flag("--tokenizer_path", default="checkpoints/VQ/ckpt.pt", help="checkpoint of stage 1, read by --init_from gpt2")
+    flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: the one in out_dir")
+    flag("--tokenizer_path", help="checkpoint of stage 1, read by --init_from gpt2 and scratch; default: in out_dir")
     flag("--size", choices=LM_SIZES, default="B")
     flag("--init_from", choices=["NeuroLM", "gpt2", "scratch"], default="NeuroLM", help="others skip the pre-training")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
@@ -105,13 +105,15 @@ def main(args):
 
     # -------------------------------------------------------------------------------------------------------- model
     if args.eval_only:
-        path = args.NeuroLM_path or out_dir / BEST
-        raw_model = NeuroLM.load(find_checkpoint(path, args.out_dir, "--NeuroLM_path"), size=args.size)
+        path = find_checkpoint(args.NeuroLM_path, args.out_dir, "--NeuroLM_path", f"checkpoints/{out_dir.name}/{BEST}")
+        raw_model = NeuroLM.load(path, size=args.size)
     elif args.init_from == "NeuroLM":
-        path = args.NeuroLM_path or Path("checkpoints") / f"NeuroLM-{args.size}" / NEWEST
-        raw_model = NeuroLM.load(find_checkpoint(path, args.out_dir, "--NeuroLM_path"), args.dropout, args.size)
+        default = Path("checkpoints", f"NeuroLM-{args.size}", NEWEST)
+        path = find_checkpoint(args.NeuroLM_path, args.out_dir, "--NeuroLM_path", default)
+        raw_model = NeuroLM.load(path, args.dropout, args.size)
     else:
-        tokenizer = VQ_Align.load(find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path")).VQ
+        default = Path("checkpoints", "VQ", NEWEST)
+        tokenizer = VQ_Align.load(find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", default)).VQ
         gpt2 = None
         if args.init_from == "gpt2" and LM_SIZES[args.size].gpt2 and not resumes(args, out_dir):
             with run.main_first():
@@ -185,7 +187,7 @@ def main(args):
         for result in evaluations:
             log_answers(trainer, result, f"val_{result.dataset}")
         trainer.logger.say(results_table(evaluations))
-        trainer.keep_best(np.nanmean([result.primary for result in evaluations]))
+        trainer.keep_best(np.nanmean([result.selection for result in evaluations]))
 
     # --------------------------------------------------------------------------------------------------------- test
     trainer.load_best()

@@ -62,6 +62,36 @@ def batch_of(indices):
     return np.array(indices), np.zeros(len(indices)), np.tile([0.5, 0.5], (len(indices), 1))
 
 
+FAILING = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+import torch.distributed as dist
+from evaluation import collect
+
+dist.init_process_group("gloo")
+
+def predict(batch):
+    if dist.get_rank() == 1:
+        raise ValueError("recording 7 is broken")
+    return [0], [0], [[0.5, 0.5]]
+
+try:
+    collect(predict, [0], 1)
+except (RuntimeError, ValueError) as error:
+    print("rank", dist.get_rank(), "says", error, flush=True)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.e2e
+def test_a_process_that_fails_does_not_leave_the_others_waiting(tmp_path):
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    said = run_script(script, nproc=2, timeout=120).stdout
+    assert "rank 1 says recording 7 is broken" in said
+    assert "rank 0 says the evaluation failed on another process, rank 1: ValueError('recording 7 is broken')" in said
+
+
 @pytest.mark.parametrize(
     "batches, message",
     [
@@ -82,6 +112,7 @@ def test_an_evaluation_scores_windows_recordings_and_subjects():
     names = ("balanced_accuracy", "auc_pr", "auroc", "accuracy", "auc_pr_hard", "auroc_hard")
     assert result.metrics == score_metrics(*predictions, 2, names)
     assert result.primary == result.metrics["auroc"]
+    assert result.selection == pytest.approx(result.primary, abs=1e-6) and result.selection > result.primary
     assert result.metrics["auroc_hard"] == pytest.approx(result.metrics["balanced_accuracy"])
     means = predictions.probabilities.reshape(6, 5, 2).mean(1)
     assert result.recording_metrics == score_metrics([0, 1] * 3, means, 2, names)
@@ -96,7 +127,7 @@ def test_what_cannot_be_said_is_noted():
     predictions = make_predictions()
     predictions.labels[0], predictions.probabilities[3] = 1, 0
     result = evaluate_workload(predictions, make_windows().assign(subject="only"), metrics=("kappa",))
-    assert list(result.metrics) == ["kappa", "auc_pr_hard", "auroc_hard"]
+    assert list(result.metrics) == ["kappa", "auroc", "balanced_accuracy", "auc_pr_hard", "auroc_hard"]
     assert result.recording_metrics == {} and result.intervals == {} and result.unanswered == 1 / 30
     said = " ".join(result.notes)
     for part in ("one subject only", "windows of several labels", "3.3% of the windows got none of the answers"):

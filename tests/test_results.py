@@ -95,7 +95,7 @@ def test_only_what_can_be_compared_shares_a_row(tmp_path):
     rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")] for line in lines if "|" in line}
     assert set(rows) >= {"ours, 30 windows", "ours, 6 recordings", "ours, 4 windows", "c, 30 windows", "NeuroLM-B"}
     assert rows["ours, 4 windows"][-2] == "here, 1 run"
-    assert rows["c, 30 windows"][2] == "-"  # balanced accuracy was not asked for
+    assert rows["c, 30 windows"][3] == "-"  # AUC-PR was not asked for
     read = [item | {"scores": [(name, "val", *rest) for name, _, *rest in item["scores"]]} for item in read]
     assert "NeuroLM-B" not in compare_runs(read, published, "val")
 
