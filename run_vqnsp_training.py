@@ -22,11 +22,11 @@ from dataset.checks import check_eeg
 from dataset.windows import labram_pretraining_windows, pretraining_folders
 from flags import natural, nonnegative, positive, share
 from model.labram import parameter_groups
-from model.quantizer import codebook_use
 from model.vqnsp import TOKENIZERS, VQNSP
 from provenance import describe_data, public_config
 from training import begin_training
 from utils import OPTIMIZERS, Loader, evaluation_loader, learning_rates, make_optimizer, start_run
+from validation import draw_labram_window, log_codebook
 
 STRIDE = 1  # seconds between windows
 LOSSES = ("commitment", "amplitude", "phase")
@@ -130,21 +130,22 @@ def main(args):
             trainer.update(samples=per_step)
 
         # --------------------------------------------------------------------------------------------- validation
-        raw_model.eval()
         totals, n_tokens = torch.zeros(len(LOSSES), device=run.device), 0
         code_counts = torch.zeros(args.codebook_n_emd, device=run.device)
         batches = evaluation_loader(
             val_set, args.batch_size, run, collate_montage, args.num_workers, val_set.same_shape()
         )
-        for batch in batches:
-            with torch.no_grad(), run.autocast():
-                means = raw_model(batch["x"], batch["chans"])
-            indices = means["indices"].flatten()
-            totals += torch.stack([means[name] for name in LOSSES]) * len(indices)
-            code_counts += indices.bincount(minlength=len(code_counts))
-            n_tokens += len(indices)
+        with trainer.evaluation() as model:
+            for batch in batches:
+                with run.autocast():
+                    means = model(batch["x"], batch["chans"])
+                indices = means["indices"].flatten()
+                totals += torch.stack([means[name] for name in LOSSES]) * len(indices)
+                code_counts += indices.bincount(minlength=len(code_counts))
+                n_tokens += len(indices)
+            draw_labram_window(trainer, model, val_set)
         means = dict(zip(LOSSES, (run.sum(totals) / run.sum_on_host(n_tokens)).tolist(), strict=True))
-        use = codebook_use(run.sum(code_counts))
+        use = log_codebook(trainer, code_counts)
         values = {"loss": sum(means.values())} | means | {f"codebook_{name}": value for name, value in use.items()}
         trainer.logger.write(trainer.step, {f"val/{name}": value for name, value in values.items()})
         trainer.logger.end_epoch(epoch + 1)

@@ -102,9 +102,11 @@ class Quantizer(nn.Module):
             distance = distance.masked_fill(~real, -1)
         distance, worst = distance.topk(min(WORST, len(flat)))
         vectors = flat[worst]
-        if dist.is_initialized():
-            vectors, distance = gather_rows(vectors), gather_rows(distance[:, None])[:, 0]
-            distance, worst = distance.topk(min(WORST, len(distance)))
+        if dist.is_initialized():  # as many rows of each process, so that nobody has to ask how many there are
+            short = WORST - len(vectors)
+            distance = gather_equal(F.pad(distance, (0, short), value=-1))
+            vectors = gather_equal(F.pad(vectors, (0, 0, 0, short)))
+            distance, worst = distance.topk(WORST)
             vectors = vectors[worst]
         dead = idle >= self.revive_after
         place = dead.cumsum(0) - 1  # the n-th dead code takes the n-th worst vector
@@ -137,10 +139,15 @@ def gather_rows(vectors):
     counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, count)
     longest = int(max(counts))
-    padded = F.pad(vectors, (0, 0, 0, longest - len(vectors))).contiguous()
-    everyone = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(everyone, padded)
+    everyone = gather_equal(F.pad(vectors, (0, 0, 0, longest - len(vectors)))).view(len(counts), longest, -1)
     return torch.cat([rows[: int(n)] for rows, n in zip(everyone, counts, strict=True)])
+
+
+def gather_equal(rows):
+    """The rows (M, ...) of every process, in rank order: (W·M, ...); M is equal on all of them."""
+    everyone = rows.new_empty(dist.get_world_size() * len(rows), *rows.shape[1:])
+    dist.all_gather_into_tensor(everyone, rows.contiguous())
+    return everyone
 
 
 def _draw(vectors, n):
