@@ -159,9 +159,9 @@ class Checkpoints:
         os.replace(temporary, path)
 
 
-def find_checkpoint(path, out_dir, flag: str) -> Path:
-    """`path` as given, else relative to `out_dir`; a UserError names both places."""
-    places = [Path(path), Path(out_dir) / path]
+def find_checkpoint(path, out_dir, flag: str, default=None) -> Path:
+    """`path` as given, else relative to `out_dir`; without one, `default` in it. A UserError names every place."""
+    places = [Path(path), Path(out_dir) / path] if path else [Path(out_dir) / default]
     for place in places:
         if place.is_file():
             return place

@@ -24,7 +24,7 @@ from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
 from model.vq import VQ_Align
 from provenance import describe_data
-from training import resumes, stage_folder, start_training
+from training import NEWEST, resumes, stage_folder, start_training
 from utils import Loader, evaluation_loader, start_run, to_device
 
 MEASURED = 16  # steps whose features --standardize measures
@@ -41,7 +41,7 @@ def get_args(argv=None):
     flag("--out_dir", default="./")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
     # model
-    flag("--tokenizer_path", default="checkpoints/VQ/ckpt.pt", help="checkpoint of stage 1, as given or in out_dir")
+    flag("--tokenizer_path", help="checkpoint of stage 1, as given or in out_dir; default: the one in out_dir")
     flag("--size", choices=LM_SIZES, default="B")
     flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the language model starts")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
@@ -106,7 +106,8 @@ def main(args):
     )
 
     # -------------------------------------------------------------------------------------------------------- model
-    tokenizer = VQ_Align.load(find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path")).VQ
+    path = find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", Path("checkpoints", "VQ", NEWEST))
+    tokenizer = VQ_Align.load(path).VQ
     tokenizer.to(run.device).eval().requires_grad_(False)
     gpt2 = None
     if args.init_from == "gpt2" and LM_SIZES[args.size].gpt2 and not resumes(args, out_dir):

@@ -186,5 +186,7 @@ def test_where_checkpoints_are_looked_for(tmp_path):
     assert find_checkpoint("VQ.pt", tmp_path / "out", "--tokenizer_path") == tmp_path / "out" / "VQ.pt"
     with pytest.raises(UserError, match=rf"--tokenizer_path.* tried no\.pt and {tmp_path}/out/no\.pt"):
         find_checkpoint("no.pt", tmp_path / "out", "--tokenizer_path")
+    with pytest.raises(UserError, match=rf"tried {tmp_path}/VQ\.pt;"):  # not one of another run, where we happen to be
+        find_checkpoint(None, tmp_path, "--tokenizer_path", "VQ.pt")
     with pytest.raises(UserError, match="does not exist"):
         read_checkpoint(tmp_path / "none.pt")

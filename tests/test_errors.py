@@ -84,7 +84,7 @@ def test_checkpoints_of_another_size_or_stage(refused, untrained, tmp_path):
     refused("pretrain", ["--tokenizer_path", lm], lm, "lacks the dictionary", "train_vq.py")
     refused("instruction", ["--NeuroLM_path", vq], vq, "lacks the dictionary", "train_pretrain.py")
     newest = tmp_path / "out" / "checkpoints" / "NeuroLM-tiny" / "ckpt.pt"
-    write_checkpoint({"model": VQ_Align.load(vq).state_dict()}, newest)
+    write_checkpoint({"model": VQ_Align.load(vq).state_dict(), "optimizer": {}}, newest)
     refused("pretrain", [], newest, "does not fit this model", "--size")
 
 
