@@ -21,7 +21,8 @@ from dataset.batches import collate_eeg
 from dataset.checks import check_eeg
 from dataset.windows import Windows
 from errors import UserError
-from utils import Run, to_device
+from loading import to_device
+from utils import Run
 
 CHUNK = 256  # windows of a file
 MAPPED = 64  # files that a process keeps mapped

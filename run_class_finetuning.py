@@ -22,6 +22,7 @@ from dataset.checks import check_eeg
 from dataset.windows import class_names, labelled_folder, labram_labelled_windows
 from evaluation import classify_windows, report
 from flags import natural, nonnegative, positive, share
+from loading import Loader
 from model.labram import (
     CLASSIFIERS,
     Classifier,
@@ -34,7 +35,7 @@ from model.labram import (
 from provenance import describe_data, public_config
 from results import results_table
 from training import begin_training
-from utils import OPTIMIZERS, Loader, learning_rates, make_optimizer, start_run
+from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 from validation import log_answers
 
 

@@ -24,12 +24,13 @@ from dataset.batches import collate_montage
 from dataset.checks import check_eeg
 from dataset.windows import labram_pretraining_windows, pretraining_folders
 from flags import natural, nonnegative, positive, share
+from loading import Loader, evaluation_loader
 from model.labram import parameter_groups
 from model.labram_masked import MASKED_MODELS, MaskedModel, masked_prediction
 from model.vqnsp import TOKENIZERS, VQNSP
 from provenance import describe_data, public_config
 from training import begin_training
-from utils import OPTIMIZERS, Loader, evaluation_loader, learning_rates, make_optimizer, start_run
+from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 
 STRIDE = 4  # seconds between windows
 

@@ -24,13 +24,14 @@ from dataset.windows import describe_tasks, open_tasks
 from evaluation import answer_tasks, report, results_table
 from features import cache_features
 from flags import at_least, natural, nonnegative, positive, share
+from loading import Loader, to_device
 from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ_Align
 from provenance import describe_data
 from sampling import MIXINGS, Mixture, mixing_shares
 from training import BEST, NEWEST, resumes, stage_folder, start_training
-from utils import Loader, start_run, to_device
+from utils import start_run
 from validation import log_answers
 
 

@@ -20,12 +20,13 @@ from dataset.checks import check_eeg
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
 from flags import at_least, natural, nonnegative, positive, share
+from loading import Loader, evaluation_loader, to_device
 from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
 from model.vq import VQ_Align
 from provenance import describe_data
 from training import NEWEST, resumes, stage_folder, start_training
-from utils import Loader, evaluation_loader, start_run, to_device
+from utils import start_run
 
 MEASURED = 16  # steps whose features --standardize measures
 VALIDATION_TEXTS = 64  # windows of text in a validation

@@ -16,12 +16,13 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from checkpointing import Checkpoints, load_strictly, parts, plain_names, read_checkpoint, write_checkpoint
+from loading import Loader
 from logger import Logger
 from provenance import provenance, public_config
 from recording import Recorder
 from sharding import filled_copy, is_sharded, load_optimizer, shard, sharded_like, whole
 from throughput import Throughput
-from utils import Loader, Run, decay_groups, learning_rates, make_optimizer, seed_everything, wrap
+from utils import Run, decay_groups, learning_rates, make_optimizer, seed_everything, wrap
 
 NEWEST = "ckpt.pt"  # the checkpoint that a run continues from
 BEST = "ckpt-best.pt"  # the model of the epoch with the best validation

@@ -10,7 +10,8 @@ from dataset.channels import channel_rows
 from dataset.recordings import RecordingReader, open_dataset
 from dataset.windows import class_names, labelled_folder, labram_labelled_windows, labram_pretraining_windows
 from errors import UserError
-from utils import Loader, Run, evaluation_loader
+from loading import Loader, evaluation_loader
+from utils import Run
 
 MONTAGES = {4: 16, 19: 13, 23: 11, 64: 4}  # channels: seconds of a window
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from errors import UserError
+from loading import Loader
 from sampling import Mixture, apportion, deal, mixing_shares
-from utils import Loader, start_run
+from utils import start_run
 
 SIZES, LENGTHS = (600, 60, 12), (230, 76, 120)
 GROUPS = np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])

@@ -8,10 +8,11 @@ from torch import nn
 
 import training
 from checkpointing import Checkpoints, read_checkpoint
+from loading import Loader
 from logger import Logger
 from throughput import Throughput
 from training import Trainer
-from utils import Loader, Run, learning_rates, make_optimizer, seed_everything
+from utils import Run, learning_rates, make_optimizer, seed_everything
 
 CPU = torch.device("cpu")
 
