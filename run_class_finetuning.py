@@ -34,7 +34,7 @@ from model.labram import (
 )
 from provenance import describe_data, public_config
 from results import results_table
-from training import begin_training
+from starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 from validation import log_answers
 

@@ -29,7 +29,7 @@ from model.labram import parameter_groups
 from model.labram_masked import MASKED_MODELS, MaskedModel, masked_prediction
 from model.vqnsp import TOKENIZERS, VQNSP
 from provenance import describe_data, public_config
-from training import begin_training
+from starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 
 STRIDE = 4  # seconds between windows

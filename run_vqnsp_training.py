@@ -25,7 +25,7 @@ from loading import Loader, evaluation_loader
 from model.labram import parameter_groups
 from model.vqnsp import TOKENIZERS, VQNSP
 from provenance import describe_data, public_config
-from training import begin_training
+from starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 from validation import draw_labram_window, log_codebook
 

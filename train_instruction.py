@@ -30,7 +30,7 @@ from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ_Align
 from provenance import describe_data
 from sampling import MIXINGS, Mixture, mixing_shares
-from training import BEST, NEWEST, resumes, stage_folder, start_training
+from starting import BEST, NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 from validation import log_answers
 

@@ -25,7 +25,7 @@ from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
 from model.vq import VQ_Align
 from provenance import describe_data
-from training import NEWEST, resumes, stage_folder, start_training
+from starting import NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 
 MEASURED = 16  # steps whose features --standardize measures

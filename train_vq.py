@@ -23,7 +23,7 @@ from model.gpt import GPT
 from model.neurolm import LM_SIZES
 from model.vq import VQ_SIZES, VQ_Align, reversal_weight
 from provenance import describe_data
-from training import resumes, stage_folder, start_training
+from starting import resumes, stage_folder, start_training
 from utils import start_run
 from validation import draw_neurolm_window, log_codebook
 

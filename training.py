@@ -9,7 +9,6 @@ import copy
 import signal
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,14 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 from checkpointing import Checkpoints, load_strictly, parts, plain_names, read_checkpoint, write_checkpoint
 from loading import Loader
 from logger import Logger
-from provenance import provenance, public_config
 from recording import Recorder
-from sharding import filled_copy, is_sharded, load_optimizer, shard, sharded_like, whole
+from sharding import filled_copy, is_sharded, load_optimizer, sharded_like, whole
 from throughput import Throughput
-from utils import Run, decay_groups, learning_rates, make_optimizer, seed_everything, wrap
+from utils import Run, seed_everything, wrap
 
-NEWEST = "ckpt.pt"  # the checkpoint that a run continues from
-BEST = "ckpt-best.pt"  # the model of the epoch with the best validation
 REQUEUE = 75  # exit status of a run that was told to stop and has saved its state: run the same command again
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -272,46 +268,3 @@ class Trainer:
 
     def _load(self, model, state: dict, path) -> None:
         load_strictly(model, sharded_like(plain_names(state), model.state_dict()), str(path))
-
-
-def start_training(raw_model, run: Run, args, out_dir: Path, loader: Loader, *, steps: int, warmup_steps: int,
-                   extra: dict, fsdp: bool = False) -> Trainer:  # fmt: skip
-    """Optimizer, schedule, trainer, the newest checkpoint of `out_dir` and the logs, from the flags that the scripts of
-    NeuroLM share. extra: what the checkpoints hold beside the state of the training."""
-    template = shard(raw_model, run) if fsdp and run.world_size > 1 else None
-    groups = decay_groups(raw_model, args.weight_decay)
-    optimizer = make_optimizer(groups, args.learning_rate, (args.beta1, args.beta2), run.device)
-    final_lr = args.min_lr if args.decay_lr else args.learning_rate
-    rates = learning_rates(args.learning_rate, final_lr, steps, warmup_steps)
-    return begin_training(
-        raw_model, run, args, optimizer, rates, out_dir / NEWEST, loader, extra=extra, grad_clip=args.grad_clip,
-        template=template,
-    )  # fmt: skip
-
-
-def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path, loader: Loader, *, extra: dict,
-                   grad_clip: float, ema_decay: float = 0.0, template=None, log_dir=None) -> Trainer:  # fmt: skip
-    """Trainer, the newest checkpoint and the logs, from the flags that all scripts share; log_dir: of TensorBoard."""
-    about = {"config": public_config(args), **provenance(), **extra}
-    trainer = Trainer(
-        raw_model, run, optimizer, rates, loader, Checkpoints(checkpoint, args.keep), about, template=template,
-        grad_clip=grad_clip, ema_decay=ema_decay, compile=args.compile, log_interval=args.log_interval,
-        save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
-        save_ckpt_freq=args.save_ckpt_freq,
-    )  # fmt: skip
-    log_lines = trainer.resume() if args.resume and checkpoint.is_file() else 0
-    wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}
-    trainer.logger = Logger(
-        checkpoint.parent, run, about, len(rates), trainer.step, log_lines, wandb if args.wandb_log else None, log_dir
-    )
-    return trainer
-
-
-def stage_folder(args, name: str) -> Path:
-    """Where a stage writes; a check that it can overfit a few batches leaves the real checkpoints alone."""
-    return Path(args.out_dir) / ("overfit" if args.overfit_batches else "checkpoints") / name
-
-
-def resumes(args, out_dir: Path) -> bool:
-    """Whether this run continues an earlier one."""
-    return args.resume and (out_dir / NEWEST).is_file()
