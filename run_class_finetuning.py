@@ -120,7 +120,7 @@ def main(args):
     raw_model = Classifier(config, len(classes) if len(classes) > 2 else 1)  # two classes: one logit
     start = "from scratch"
     if args.eval:
-        path = find_checkpoint(args.finetune or "checkpoint-best.pth", args.output_dir, "--finetune")
+        path = find_checkpoint(args.finetune, args.output_dir, "--finetune", "checkpoint-best.pth")
         load_strictly(raw_model, model_state(read_checkpoint(path)), str(path))
     elif args.finetune:
         path = find_checkpoint(args.finetune, args.output_dir, "--finetune")
