@@ -1,0 +1,48 @@
+"""docs/own_data.md, command by command: from a folder of recordings and a CSV to answers about a recording."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+PAGE = ROOT / "docs" / "own_data.md"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.e2e
+def test_the_page_leads_from_recordings_to_answers(tmp_path):
+    (task,) = blocks("yaml")
+    (tmp_path / "hands.yaml").write_text(task)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    commands = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
+    assert [command[0] for command in commands] == ["python"] * 8
+    for _, script, *arguments in commands:
+        done = subprocess.run(
+            [sys.executable, ROOT / script, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{script}: {done.stdout[-2000:]} {done.stderr[-3000:]}"
+
+    folder = tmp_path / "runs" / "hands" / "checkpoints" / "instruction-tiny"
+    (trained,) = json.loads((folder / "results.json").read_text())["results"]
+    (again,) = json.loads((folder / "eval_score" / "results.json").read_text())["results"]
+    assert trained == again and trained["windows"] == 136 and trained["recordings"] == 4 and trained["subjects"] == 2
+    assert trained["answers"] == ["left hand", "right hand"]
+    assert trained["metrics"]["balanced_accuracy"] > 0.8  # chance is 0.5
+
+    answers = pd.read_csv(tmp_path / "answers" / "session_a_hands.csv")
+    assert list(answers.columns) == ["start", "stop", "answer", "p_left hand", "p_right hand"]
+    assert answers["start"].tolist() == [2.0 * i for i in range(60)]
+    np.testing.assert_allclose(answers[["p_left hand", "p_right hand"]].sum(axis=1), 1, atol=1e-4)
+    assert set(answers["answer"]) <= {"left hand", "right hand"}
+    with np.load(tmp_path / "answers" / "session_a_hands_features.npz") as features:
+        assert features["features"].shape == (60, 128) and len(features["channels"]) == 32
