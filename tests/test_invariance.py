@@ -1,23 +1,17 @@
-"""A sample alone, padded, or beside others gives the same features, codes, losses and answers; what is frozen stays."""
+"""A sample alone, padded, or beside others gives the same features, codes, losses and answers."""
 
 import copy
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from small_models import make_lm, make_vq, samples
 from torch.testing import assert_close
 
 from dataset.batches import QuestionCollate, collate_eeg, collate_prediction
 from dataset.tasks import TASKS
 from dataset.text import load_tokenizer
-from model.gpt import GPTConfig
-from model.neural_transformer import NTConfig
-from model.neurolm import TEXT_ROWS, NeuroLM, clock_mask
-from model.vq import VQ_Align
-from utils import decay_groups, make_optimizer
+from model.neurolm import TEXT_ROWS, clock_mask
 
-ENCODER = NTConfig(n_layer=2, n_head=2, n_embd=32)
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 LOSSES = ("commitment", "frequency", "raw", "domain_eeg")
 PADDING = {"x", "chans", "time", "valid"}
@@ -25,26 +19,12 @@ PADDING = {"x", "chans", "time", "valid"}
 
 @pytest.fixture(scope="module")
 def vq():
-    torch.manual_seed(0)
-    return VQ_Align(ENCODER, replace(ENCODER, n_layer=1, in_chans=8), n_codes=64, text_rows=100).eval()
+    return make_vq()
 
 
 @pytest.fixture(scope="module")
 def lm():
-    torch.manual_seed(1)
-    return NeuroLM(GPTConfig(n_layer=2, n_head=2, n_embd=48), ENCODER, n_codes=64).eval()
-
-
-def samples():
-    """Four windows of different montages, lengths, tasks and labels."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for i, (channels, seconds, task) in enumerate(((3, 4, "TUEV"), (1, 2, "TUAB"), (5, 7, "TUSL"), (2, 4, "TUAB"))):
-        eeg = rng.standard_normal((channels, 200 * seconds)).astype(np.float32)
-        place = rng.choice(90, channels, replace=False)
-        about = {"label": i % 2, "index": i, "file": f"r{i}", "task": TASKS[task]}
-        rows.append({"eeg": eeg, "rows": place, **about})
-    return rows
+    return make_lm()
 
 
 def padded(batch, extra):
@@ -196,39 +176,3 @@ def test_the_official_group_norm_depends_on_padding(vq):
     with torch.no_grad():
         alone, beside = (model(*(b[name] for name in parts)) for b in (batch, longer))
     assert (beside[:, : alone.size(1)] - alone).abs().max() > 0.01
-
-
-def test_evaluation_changes_no_state(vq, lm):
-    batch = collate_prediction(samples())
-    before = [{name: value.clone() for name, value in model.state_dict().items()} for model in (vq, lm)]
-    vq(batch, torch.zeros(1, 4, dtype=torch.int64), 1.0)
-    asked = batch | {"tokens": torch.arange(5).expand(4, -1)}
-    lm(eeg=batch | {"target": batch["source"] % 64 + TEXT_ROWS})
-    lm.score_answers(asked, [[1, 2], [3]])
-    lm.generate(asked, 3)
-    for model, state in zip((vq, lm), before, strict=True):
-        assert_close(model.state_dict(), state, rtol=0, atol=0)
-    assert not vq.VQ.quantize.ready and not vq.VQ.quantize.embedding.initted.item()
-
-
-def test_frozen_parts_have_no_gradient_and_do_not_move(lm):
-    model = copy.deepcopy(lm).train()
-    assert not model.tokenizer.training and model.GPT2.training
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = make_optimizer(decay_groups(model, 0.1), 1e-2, (0.9, 0.95), torch.device("cpu"))
-    batch = QuestionCollate(load_tokenizer())(samples())
-    model(eeg=batch)["eeg"]["loss"].backward()
-    optimizer.step()
-    for name, parameter in model.named_parameters():
-        frozen = name.startswith("tokenizer.")
-        assert (parameter.grad is None) == (not parameter.requires_grad) == frozen, name
-        assert torch.equal(parameter, before[name]) == frozen, name
-
-
-def test_what_the_tokenizer_trains(vq):
-    model = copy.deepcopy(vq).train()
-    frozen = {"wte.weight", *(f"VQ.quantize.embedding.{name}" for name in ("weight", "cluster_size", "embed_avg"))}
-    sums = model(collate_eeg(samples()), torch.zeros(2, 4, dtype=torch.int64), 1.0)
-    sum(sums[name] for name in (*LOSSES, "domain_text")).backward()
-    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
-    assert without == frozen
