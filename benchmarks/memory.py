@@ -1,0 +1,143 @@
+"""Memory of stage 2 on one GPU: a formula, checked against small models here, and what it says of B, L and XL.
+
+python benchmarks/memory.py                     compare formula and measurement on a CPU, in bf16 autocast
+python benchmarks/memory.py --windows 8         the table for 8 EEG windows of 1024 tokens a GPU, beside 1 of text
+
+P trained parameters · M those in matrix products · V rows of lm_head · D width · T tokens of a micro-batch
+"""
+
+import argparse
+import sys
+import weakref
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from model.gpt import GPTConfig
+from model.neural_transformer import NTConfig
+from model.neurolm import LM_SIZES, LOGIT_ROWS, NeuroLM
+from utils import decay_groups, make_optimizer
+
+CHANNELS = 16
+GIB = 2**30
+
+
+class PeakMemory(TorchDispatchMode):
+    """Bytes of all tensors that are alive, and the most there were."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.now = self.peak = 0
+        self.alive = set()
+        for tensor in model.state_dict().values():
+            self._add(tensor)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor)
+        return out
+
+    def _add(self, tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.alive:
+            self.alive.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._drop, key, size)
+
+    def _drop(self, key, size) -> None:
+        self.alive.discard(key)
+        self.now -= size
+
+
+def estimate(model, windows: int, tokens: int, texts: int, text_tokens: int, shards: int = 1) -> float:
+    """Bytes on one GPU at most; `shards`: over how many processes FSDP spreads the states, 1: DDP."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    config, lm_head = model.GPT2.config, model.GPT2.lm_head.weight
+    parameters = sum(parameter.numel() for parameter in trained)
+    block = sum(parameter.numel() for parameter in model.GPT2.transformer.h[0].parameters())
+    matrices = config.n_layer * block + lm_head.numel()
+    frozen = sum(parameter.numel() for parameter in model.parameters()) - parameters
+    states = 16 * parameters / shards  # weight, gradient, and Adam's two moments, in fp32
+    if shards > 1:  # whole while they are used: two blocks, and what belongs to none with its gradient
+        states += 4 * 2 * block + 8 * (parameters - config.n_layer * block)
+    copies = 4 * frozen + 2 * matrices  # of the matrices in bf16
+    read = windows * tokens + texts * text_tokens
+    activations = 39 * config.n_layer * config.n_embd * read + 2 * config.n_layer * windows * tokens**2  # and masks
+    targets = (windows * (tokens - CHANNELS), texts * text_tokens)
+    kept = sum(rows for rows in targets if rows <= LOGIT_ROWS)  # log-probabilities; larger sets are made again
+    largest = max(targets)
+    logits = len(lm_head) * (4 * kept + (6 * largest if largest <= LOGIT_ROWS else 10 * LOGIT_ROWS))
+    return states + copies + activations + logits
+
+
+def measure(model, windows: int, tokens: int, texts: int, text_tokens: int) -> int:
+    """The most bytes alive in the second training step."""
+    eeg, text = make_batch(model, windows, tokens, texts, text_tokens)
+    optimizer = make_optimizer(decay_groups(model, 0.1), 1e-4, (0.9, 0.95), torch.device("cpu"))
+    with PeakMemory(model) as memory:
+        for _ in range(2):
+            memory.peak = memory.now
+            with torch.autocast("cpu", torch.bfloat16):
+                sums = model(eeg=eeg, text=text)
+            (sums["eeg"]["loss"] + sums["text"]["loss"]).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return memory.peak
+
+
+def make_batch(model, windows, tokens, texts, text_tokens):
+    first = torch.arange(windows)[:, None] * tokens
+    source = (first + torch.arange(tokens - CHANNELS)).flatten()
+    eeg = {
+        "features": torch.randn(windows, tokens, model.tokenizer.config.n_embd),
+        "chans": torch.zeros(windows, tokens, dtype=torch.int64),
+        "time": (torch.arange(tokens) // CHANNELS).expand(windows, -1),
+        "valid": None,
+        "source": source,
+        "target": torch.zeros_like(source),
+    }
+    words = torch.zeros(texts, text_tokens, dtype=torch.int64)
+    return eeg, {"tokens": words, "target": words}
+
+
+def build(n_layer: int, n_head: int, n_embd: int, encoder: NTConfig, n_codes: int) -> NeuroLM:
+    return NeuroLM(GPTConfig(n_layer=n_layer, n_head=n_head, n_embd=n_embd), encoder, n_codes)
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--windows", type=int, help="EEG windows of a micro-batch; default: compare with measurements")
+    parser.add_argument("--shards", type=int, default=8, help="processes of FSDP")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    if args.windows:
+        for size, row in LM_SIZES.items():
+            if row.gpt2:
+                with torch.device("meta"):
+                    model = build(row.n_layer, row.n_head, row.n_embd, NTConfig(), 8192)
+                ddp, fsdp = (estimate(model, args.windows, 1024, 1, 1024, shards) / GIB for shards in (1, args.shards))
+                print(f"{size:2}  {args.windows} windows: DDP {ddp:.1f} GiB, FSDP over {args.shards} {fsdp:.1f} GiB")
+        return
+    encoder = NTConfig(n_layer=2, n_head=4, n_embd=128)
+    for shape in ((4, 4, 256, 2, 480, 1), (8, 4, 256, 2, 480, 1), (4, 8, 512, 2, 480, 1), (4, 4, 256, 4, 480, 2)):
+        n_layer, n_head, n_embd, windows, tokens, texts = shape
+        model = build(n_layer, n_head, n_embd, encoder, 512)
+        formula = estimate(model, windows, tokens, texts, 512)
+        measured = measure(model, windows, tokens, texts, 512)
+        print(f"{n_layer} layers, D {n_embd}, {windows} x {tokens} EEG and {texts} x 512 text tokens: measured "
+              f"{measured / GIB:.3f} GiB, formula {formula / GIB:.3f} GiB, {formula / measured - 1:+.1%}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(get_args())
