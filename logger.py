@@ -1,5 +1,6 @@
 """One `Logger.write(step, {...})`: a progress bar, `metrics.jsonl`, W&B and TensorBoard are its readers."""
 
+import contextlib
 import json
 import math
 import os
@@ -33,7 +34,7 @@ class Logger:
             self.out_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.out_dir} cannot be made ({error.strerror}): choose another output folder") from None
-        (self.out_dir / "config.json").write_text(json.dumps(about, indent=2, default=str))
+        replace_text(self.out_dir / "config.json", json.dumps(about, indent=2, default=str) + "\n")
         self.epoch_log = self.out_dir / "log.txt"
         self.metrics = self.out_dir / "metrics.jsonl"
         lines = self.metrics.read_text().splitlines()[:first_line] if self.metrics.exists() else []
@@ -65,13 +66,8 @@ class Logger:
         plain = {name: float(value) for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in plain.items()}
         self.latest |= {"step": step, **finite}
-        try:
+        with writing(self.metrics):
             self.file.write(json.dumps({"step": step, **finite}) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"{self.metrics} could not be written ({error}): free some space on the disk, then run the same "
-                "command again: it resumes from the last checkpoint"
-            ) from None
         self.lines += 1
         if "train/loss" in plain:
             self.bar.set_postfix(loss=f"{plain['train/loss']:.4f}", refresh=False)
@@ -85,7 +81,9 @@ class Logger:
         """A figure by name at a step: `draw(*arguments, path)` writes it to `figures/`, where the newest one stays."""
         if not self.run.main:
             return
-        path = draw(*arguments, self.out_dir / "figures" / f"{name.replace('/', '_')}.png")
+        path = self.out_dir / "figures" / f"{name.replace('/', '_')}.png"
+        with writing(path):
+            draw(*arguments, path)
         if self.wandb:
             import wandb
 
@@ -97,10 +95,11 @@ class Logger:
         """Bring to the disk what was written -> how many lines `metrics.jsonl` has, for a checkpoint."""
         if not self.run.main:
             return 0
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        if self.board:
-            self.board.flush()
+        with writing(self.metrics):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            if self.board:
+                self.board.flush()
         return self.lines
 
     def end_epoch(self, epoch: int) -> None:
@@ -129,8 +128,21 @@ class Logger:
 def replace_text(path: Path, text: str) -> None:
     """Write a file in whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with writing(path):
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def writing(path: Path):
+    """Around the writing of a file: raises UserError where the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error.strerror or error}): free some space on the disk, then run the same "
+            "command again: it resumes from the last checkpoint"
+        ) from None
 
 
 def _start_wandb(out_dir: Path, about: dict, resumed: bool, project: str, name: str, api_key: str | None):

@@ -40,15 +40,26 @@ def is_sharded(model: nn.Module) -> bool:
 def filled_copy(template: nn.Module, model: nn.Module, device) -> nn.Module:
     """The sharded model as a whole one on every process; every process must call this."""
     whole_model = copy.deepcopy(template).to_empty(device=device)
-    whole_model.load_state_dict({name: whole(value) for name, value in model.state_dict().items()})
+    values = model.state_dict()
+    for name, value in whole_model.state_dict().items():
+        value.copy_(whole(values[name]))  # one by one: there is room for one copy of a large model, not for two
     return whole_model
 
 
 def whole(value):
-    """A tensor, or a nested state, with its shards put together; every process must call this."""
-    if isinstance(value, dict):
-        return {name: whole(inner) for name, inner in value.items()}
+    """A tensor with its shards put together; every process must call this."""
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def whole_state(state, keep: bool):
+    """A nested state with its shards put together, on the host of the process that keeps it; every process must call
+    this. The others get None where a tensor was sharded."""
+    if isinstance(state, dict):
+        return {name: whole_state(value, keep) for name, value in state.items()}
+    if not isinstance(state, DTensor):
+        return state
+    tensor = state.full_tensor()
+    return tensor.cpu() if keep else None
 
 
 def sharded_like(state: dict, target: dict) -> dict:

@@ -18,7 +18,7 @@ from checkpointing import Checkpoints, load_strictly, parts, plain_names, read_c
 from loading import Loader
 from logger import Logger
 from recording import Recorder
-from sharding import filled_copy, is_sharded, load_optimizer, sharded_like, whole
+from sharding import filled_copy, is_sharded, load_optimizer, sharded_like, whole, whole_state
 from throughput import Throughput
 from utils import Run, seed_everything, wrap
 
@@ -189,7 +189,7 @@ class Trainer:
         """Keep the model as it is now, if `score` beats every epoch before; NaN beats none."""
         if score > self.best:
             self.best = float(score)  # a NumPy number could not be read back safely
-            model = whole(self.evaluated.state_dict())
+            model = whole_state(self.evaluated.state_dict(), self.run.main)
             if self.run.main:
                 state = {"model": model, "iter_num": self.step, "epoch": self.epoch + 1, "best": self.best}
                 write_checkpoint(state | self.extra, self.checkpoints.best)
@@ -208,8 +208,8 @@ class Trainer:
         was trained since the last one is not finite."""
         self.recorder.check(self.checkpoints.newest)
         state = {
-            "model": whole(self.raw_model.state_dict()),
-            "optimizer": whole(self.optimizer.state_dict()),
+            "model": whole_state(self.raw_model.state_dict(), self.run.main),
+            "optimizer": whole_state(self.optimizer.state_dict(), self.run.main),
             "scaler": self.scaler.state_dict(),
             "iter_num": self.step,
             "epoch": self.epoch,

@@ -1,5 +1,6 @@
 """1, 2 and 4 processes with the same global batch: the same losses, weights, validation and codebook."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from conftest import ROOT
 from processes import run_processes
 
+import throughput
 from checkpointing import read_checkpoint
 from model.quantizer import Quantizer
 from training import REQUEUE, Trainer
@@ -80,11 +82,14 @@ def test_processes_share_a_step(stage, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "instruction"])
-def test_shards_make_the_same_run(stage, corpus, tmp_path):
-    """FSDP2 on gloo: as one process without it, and its checkpoints have the same form."""
+def test_shards_make_the_same_run(stage, corpus, tmp_path, monkeypatch):
+    """FSDP2 on gloo: as one process without it, as much arithmetic, and checkpoints of the same form."""
+    monkeypatch.setattr(throughput, "peak_flops", lambda device, dtype: 1e12)
     reference = train(stage, corpus, tmp_path / "1", *shares(stage, 1))
     run_processes(2, train, stage, corpus, tmp_path / "2", *shares(stage, 2), "--fsdp")
-    assert_close_runs(tmp_path / "2" / "checkpoints" / stages.FOLDERS[stage], reference)
+    folder = tmp_path / "2" / "checkpoints" / stages.FOLDERS[stage]
+    assert_close_runs(folder, reference)
+    assert arithmetic(folder) * 2 == pytest.approx(arithmetic(reference), rel=0.1)  # shares differ in length
     ours, theirs = (
         read_checkpoint(tmp_path / name / "checkpoints" / stages.FOLDERS[stage] / "ckpt.pt")["optimizer"]
         for name in ("2", "1")
@@ -93,6 +98,12 @@ def test_shards_make_the_same_run(stage, corpus, tmp_path):
     for index, state in theirs["state"].items():
         for name, value in state.items():
             assert ours["state"][index][name].shape == value.shape
+
+
+def arithmetic(folder) -> float:
+    """Of a sample, as a share of what each GPU can do in a second."""
+    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if "mfu" in line][-1]
+    return last["system/mfu"] / last["system/samples_per_s"]
 
 
 def stop_at_seven(*arguments):

@@ -18,6 +18,7 @@ from errors import UserError
 from figures import plot_codebook_use, plot_confusion, plot_losses
 from provenance import describe_data
 from training import Trainer
+from utils import Run
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 BLOCK = 32 * 1024
@@ -133,6 +134,14 @@ def test_a_number_that_is_not_finite_stops_the_run(corpus, tmp_path, monkeypatch
     state = read_checkpoint(newest)
     assert state["iter_num"] == 4
     assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_a_full_disk_stops_the_log_with_one_line(tmp_path):
+    log = logger.Logger(tmp_path, Run(0, 1, torch.device("cpu"), torch.float32, 0), {"config": {}}, 1)
+    log.file.close()
+    log.file = open("/dev/full", "w", buffering=1)  # noqa: SIM115 - a disk without space, which closing would notice too
+    with pytest.raises(UserError, match="metrics.jsonl could not be written .No space left.*it resumes"):
+        log.write(1, {"train/loss": 1.0})
 
 
 @pytest.mark.parametrize("factor, said", [(1e-6, "V, mV or raw counts"), (1e3, "V, mV or raw counts"), (np.nan, "NaN")])
