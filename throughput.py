@@ -4,6 +4,7 @@ import contextlib
 import resource
 import sys
 import time
+import warnings
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -59,8 +60,12 @@ class Throughput:
         if self.peak is None or self.flops_each is not None:
             yield
             return
-        # compiled code shows its arithmetic to nobody
-        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        with (
+            warnings.catch_warnings(),
+            torch.compiler.set_stance("force_eager"),  # compiled code shows its arithmetic to nobody
+            FlopCounterMode(display=False) as counter,
+        ):
+            warnings.filterwarnings("ignore", "Using `torch.compile.* global hooks")  # the counter's own
             yield
         everywhere = counter.get_total_flops() * self.run.world_size
         self.flops_each = everywhere / next(iter(self.counts.values()))
