@@ -14,7 +14,10 @@ def corpus(tmp_path_factory):
 
 # What must vanish. The domain losses of stage 1 do not: encoder and classifier play against one another.
 CASES = {
-    "vq": (("commitment", "frequency", "raw"), 240, 0.05, 5e-4, ["--block_size", 8, "--batch_size", 1]),
+    "vq": (
+        ("commitment", "frequency", "raw"), 200, 0.05, 1e-3,
+        ["--datasets", "pair", "--block_size", 4, "--batch_size", 1],
+    ),  # fmt: skip
     "pretrain": (("eeg", "text"), 50, 0.02, 3e-3, ["--dropout", 0]),
     "instruction": (("answer", "text"), 50, 0.02, 3e-3, ["--dropout", 0, "--warmup_ratio", 0.1]),
 }
