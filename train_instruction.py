@@ -29,7 +29,7 @@ from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ_Align
 from provenance import describe_data
-from sampling import MIXINGS, Mixture, mixing_shares
+from sampling import MIXINGS, POOL, Mixture, mixing_shares
 from starting import BEST, NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 from validation import log_answers
@@ -60,6 +60,8 @@ def get_args(argv=None):
     flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
     flag("--mixing", choices=MIXINGS, default="proportional", help="share of each task in the batches")
     flag("--mixing_temperature", type=float, default=2.0, help="T of temperature: shares as windows ** (1 / T)")
+    flag("--length_pool", type=positive, default=POOL, help="steps whose windows are sorted by length together; 1: every "
+         "step keeps the whole mixture of tasks")  # fmt: skip
     flag("--eeg_batch_size", type=positive, default=64, help="EEG windows of a process and micro-batch")
     flag("--text_batch_size", type=natural, default=16, help="text windows beside them; 0: no text")
     flag("--gradient_accumulation_steps", type=positive, default=1)
@@ -143,7 +145,7 @@ def main(args):
     run.say("mixed: " + ", ".join(f"{task.name} {share:.1%}" for task, share in zip(tasks, shares, strict=True)))
     loader = Loader(
         train_set, args.eeg_batch_size, run, QuestionCollate(load_tokenizer()), args.gradient_accumulation_steps,
-        args.num_workers, mixture=Mixture(by_task, shares, train_set.length_ranks(load_tokenizer())),
+        args.num_workers, mixture=Mixture(by_task, shares, train_set.length_ranks(load_tokenizer()), args.length_pool),
         overfit_batches=args.overfit_batches, check=None if args.cache_features else check_eeg,
     )  # fmt: skip
     if args.text_batch_size:

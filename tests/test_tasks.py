@@ -4,9 +4,11 @@ import json
 import re
 
 import pytest
+from toy_eeg import write_toy
 
 from dataset.tasks import BINARY_METRICS, MULTICLASS_METRICS, TASKS, Task, find_tasks, load_tasks
 from dataset.text import END_TOKEN, SEP_TOKEN, load_tokenizer
+from dataset.windows import describe_tasks, open_tasks
 from errors import UserError
 
 GOOD = {
@@ -191,5 +193,25 @@ def test_tasks_find_their_datasets(tmp_path, write_task):
     make_dataset(tmp_path / "my_dataset", "mine", ["no", "yes"])
     with pytest.raises(UserError, match=r"task mine has answers .*my_dataset/dataset\.yaml has labels \['no', 'yes'\]"):
         find_tasks(tmp_path / "data", [write_task()])
-    (task,) = find_tasks(tmp_path / "data", [write_task(answers="[No, Yes]")])
-    assert task.dataset == str(tmp_path / "my_dataset")
+    for dataset_dir in (tmp_path / "data", tmp_path / "nowhere"):  # own tasks need no --dataset_dir
+        (task,) = find_tasks(dataset_dir, [write_task(answers="[No, Yes]")])
+        assert task.dataset == str(tmp_path / "my_dataset")
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        find_tasks(tmp_path / "nowhere", ["TUSL", write_task(answers="[No, Yes]")])
+
+
+def test_a_task_needs_labelled_windows(tmp_path):
+    task = Task("mine", "Asleep?", ("no", "yes"))
+    folders = {task: write_toy(tmp_path / "unlabelled", splits=(("test", 1),))}
+    with pytest.raises(UserError, match=r"task mine: .*unlabelled has no labelled windows in split 'test'"):
+        open_tasks(folders, "test")
+    with pytest.raises(UserError, match=r"unlabelled has no recordings in split 'train'"):
+        open_tasks(folders, "train")
+
+
+def test_a_checkpoint_remembers_its_tasks(tmp_path):
+    folder = write_toy(tmp_path / "toy", ("C3", "C4", "O1"), 20, (("train", 2),), window=5)
+    task = Task("mine", "Asleep?", ("no", "yes"), metrics=("accuracy",), dataset="elsewhere")
+    (row,) = describe_tasks(open_tasks({task: folder}, "train"))
+    assert row["seconds"] == 5 and row["channels"] == ["C3", "C4", "O1"] and row["dataset"] is None
+    assert (row["name"], row["answers"], row["metrics"]) == ("mine", ("no", "yes"), ("accuracy",))
