@@ -1,22 +1,25 @@
-"""Ask a NeuroLM about a recording that is in no dataset: its windows, their features, and the answers.
+"""Ask a NeuroLM or a LaBraM classifier about a recording that is in no dataset: its windows, features and answers.
 
-C channels · T samples · W windows · A answers · D width of the tokenizer's features
+C channels · T samples · W windows · A answers · D width of the features
 """
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 
 from checkpointing import read_checkpoint
-from dataset.batches import collate_eeg
-from dataset.channels import channel_rows
+from dataset.batches import collate_eeg, collate_montage
+from dataset.channels import STANDARD_1020, channel_rows
 from dataset.tasks import Task, load_tasks
-from dataset.windows import MAX_SECONDS, MICROVOLTS, RATE
+from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
 from dataset_maker.preprocessing import CleanEEG
 from errors import UserError
-from evaluation import collect, make_predict
+from evaluation import make_predict
+from loading import to_device
+from model.labram import Classifier, class_probabilities
 from model.neurolm import NeuroLM
 
 
@@ -29,14 +32,16 @@ class Question:
     channels: tuple[str, ...] | None = None  # None: not known
 
 
-def load_model(path, names=None, seconds=None) -> tuple[NeuroLM, list[Question]]:
-    """A NeuroLM of stage 3, and what to ask it: the tasks `names` (also YAML files), else those it was trained on.
+def load_model(kind: type, path, names=None, seconds=None) -> tuple[NeuroLM | Classifier, list[Question]]:
+    """A trained model, and what to ask it: the tasks `names` (also YAML files), else those it was trained on.
 
-    seconds: of a window; default: as in the training. Raises UserError when the checkpoint does not say, or for a
-    window that is too long.
+    kind: NeuroLM, or Classifier for a LaBraM, which knows its one task only; seconds: of a window; default: as in the
+    training. Raises UserError when the checkpoint does not say, or for a window that is too long.
     """
     checkpoint = read_checkpoint(path)
-    model = NeuroLM.from_checkpoint(checkpoint, str(path))
+    model = kind.from_checkpoint(checkpoint, str(path))
+    if names and kind is Classifier:
+        raise UserError(f"--tasks: {path} is a classifier, it knows nothing but {', '.join(checkpoint['classes'])}")
     trained = {row["name"]: row for row in checkpoint.get("tasks", [])}
     if not names and not trained:
         raise UserError(f"{path} does not say which tasks it was trained on: name them, --tasks TUAB my_task.yaml")
@@ -96,23 +101,46 @@ def cut(clean: CleanEEG, seconds: int, stride: float | None = None) -> list[dict
     return [about | {"eeg": scaled[:, start : start + length], "index": i} for i, start in enumerate(starts)]
 
 
-def ask(model: NeuroLM, task: Task, windows: list[dict], batch_size: int, run, answer_by: str = "score"):
-    """Answers and features of windows (of `cut`) -> probabilities (W, A) float64; the mean over the tokens of what the
-    tokenizer makes of each window, (W, D) float32."""
-    answer, features = make_predict(model, task, run, answer_by), []
+@torch.no_grad()
+def ask(model: NeuroLM | Classifier, task: Task, windows: list[dict], batch_size: int, run, answer_by: str = "score"):
+    """Answers and features of windows (of `cut`) -> probabilities (W, A) float64, features (W, D) float32.
 
-    @torch.no_grad()
-    def predict(batch):
-        with run.autocast():
-            tokens = model.tokenizer(batch["x"], batch["chans"], batch["time"], batch["valid"])
-        features.append(tokens.float().mean(1).cpu().numpy())  # windows of one recording: nothing is padded
-        return answer(batch | {"features": tokens})
-
-    starts = range(0, len(windows), batch_size)
-    batches = (collate_eeg(windows[i : i + batch_size]) for i in starts)
-    batches = ({k: v.to(run.device) if torch.is_tensor(v) else v for k, v in batch.items()} for batch in batches)
+    Features are the mean over the tokens of what NeuroLM's tokenizer makes of a window, or what LaBraM's head reads.
+    Raises UserError for channels and answers that LaBraM does not have.
+    """
+    if isinstance(model, Classifier):
+        _check_classifier(windows, answer_by)
+        collate, read = collate_montage, partial(_classify, model)
+    else:
+        collate, read = collate_eeg, partial(_answer, model, make_predict(model, task, run, answer_by))
     model.eval()
-    return collect(predict, batches, len(windows)).probabilities, np.concatenate(features)
+    probabilities, features = [], []
+    for start in range(0, len(windows), batch_size):
+        batch = to_device(collate(windows[start : start + batch_size]), run.device)
+        with run.autocast():
+            answers, pooled = read(batch)
+        probabilities.append(answers.double().cpu().numpy())
+        features.append(pooled.float().cpu().numpy())
+    return np.concatenate(probabilities), np.concatenate(features)
+
+
+def _check_classifier(windows: list[dict], answer_by: str) -> None:
+    if answer_by != "score":
+        raise UserError("--answer_by generate: a LaBraM classifier cannot write")
+    beyond = [STANDARD_1020[row] for row in windows[0]["rows"] if row >= LABRAM_ROWS]
+    if beyond:
+        raise UserError(f"LaBraM has no position for channel {', '.join(beyond)}: choose others with --channels")
+
+
+def _answer(model: NeuroLM, predict, batch):
+    tokens = model.tokenizer(batch["x"], batch["chans"], batch["time"], batch["valid"])
+    _, _, probabilities = predict(batch | {"features": tokens})
+    return probabilities, tokens.mean(1)  # windows of one recording: nothing is padded
+
+
+def _classify(model: Classifier, batch):
+    pooled = model.pool(batch["x"], batch["chans"])
+    return class_probabilities(model.head(pooled)), pooled
 
 
 def answer_table(task: Task, probabilities: np.ndarray, starts: np.ndarray, seconds: int) -> pd.DataFrame:

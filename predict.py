@@ -1,7 +1,8 @@
-"""Ask a trained NeuroLM about recordings: for every window the answers with their probabilities, and features.
+"""Ask a trained model about recordings: for every window the answers with their probabilities, and features.
 
 python predict.py my_recording.edf --NeuroLM_path checkpoints/instruction-B/ckpt-best.pt
 python predict.py a.edf b.vhdr --NeuroLM_path NeuroLM-B.pt --tasks TUAB my_task.yaml --window 10 --out_dir answers
+python predict.py my_recording.edf --LaBraM_path runs/TUAB/checkpoint-best.pth
 
 Asks the questions that the model was trained on, over windows of the same length and channels. For each recording and
 task it writes <out_dir>/<recording>_<task>.csv (start, stop, answer, probability of each) and <...>_features.npz.
@@ -18,6 +19,8 @@ from dataset.channels import load_aliases
 from dataset_maker.preprocessing import load_recording
 from errors import UserError
 from inference import answer_table, ask, choose_channels, cut, load_model, summarize
+from model.labram import Classifier
+from model.neurolm import NeuroLM
 from utils import start_run
 
 
@@ -25,7 +28,9 @@ def get_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag, switch = parser.add_argument, argparse.BooleanOptionalAction
     flag("recordings", nargs="+", type=Path, help="raw files: .edf .bdf .cnt .gdf .vhdr .set .fif")
-    flag("--NeuroLM_path", required=True, help="checkpoint of train_instruction.py, or a released NeuroLM")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--NeuroLM_path", help="checkpoint of train_instruction.py, or a released NeuroLM")
+    model.add_argument("--LaBraM_path", help="checkpoint of run_class_finetuning.py")
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: those the model was trained on")
     flag("--out_dir", type=Path, default=Path("answers"))
     flag("--window", type=int, help="seconds; default: as in the training")
@@ -34,7 +39,7 @@ def get_args(argv=None):
     flag("--channels", nargs="+", help="names of the table to use; default: those of the training")
     flag("--aliases", type=Path, help="YAML file of channel names and their places, 'E22: FP1'")
     flag("--answer_by", choices=["score", "generate"], default="score", help="most likely answer, or freely written")
-    flag("--features", action=switch, default=True, help="write the tokenizer's features of each window")
+    flag("--features", action=switch, default=True, help="write the features of each window")
     flag("--batch_size", type=int, default=64)
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
@@ -47,8 +52,10 @@ def main(args):
     repeated = sorted({stem for stem in stems if stems.count(stem) > 1})
     if repeated:
         raise UserError(f"two recordings are called {', '.join(repeated)}: their answers would share a file")
-    path = find_checkpoint(args.NeuroLM_path, "./", "--NeuroLM_path")
-    model, questions = load_model(path, args.tasks, args.window)
+    kind = NeuroLM if args.NeuroLM_path else Classifier
+    path = args.NeuroLM_path or args.LaBraM_path
+    path = find_checkpoint(path, "./", "--NeuroLM_path" if args.NeuroLM_path else "--LaBraM_path")
+    model, questions = load_model(kind, path, args.tasks, args.window)
     model.to(run.device)
     aliases = load_aliases(args.aliases) if args.aliases else None
     args.out_dir.mkdir(parents=True, exist_ok=True)
@@ -63,9 +70,9 @@ def main(args):
             try:
                 chosen, said = choose_channels(clean, None if args.channels else question.channels)
                 windows = cut(chosen, seconds, args.stride)
+                probabilities, features = ask(model, task, windows, args.batch_size, run, args.answer_by)
             except UserError as error:
                 raise UserError(f"{recording}: {error}") from None
-            probabilities, features = ask(model, task, windows, args.batch_size, run, args.answer_by)
             starts = np.arange(len(windows)) * (args.stride or seconds)
             table = answer_table(task, probabilities, starts, seconds)
             stem = args.out_dir / f"{recording.stem}_{task.name}"

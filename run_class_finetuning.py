@@ -19,7 +19,8 @@ import errors
 from checkpointing import find_checkpoint, load_strictly, read_checkpoint
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
-from dataset.windows import class_names, labelled_folder, labram_labelled_windows
+from dataset.tasks import Task
+from dataset.windows import class_names, describe_tasks, labelled_folder, labram_labelled_windows
 from evaluation import classify_windows, report
 from flags import natural, nonnegative, positive, share
 from loading import Loader
@@ -151,7 +152,8 @@ def main(args):
         learning_rates(args.lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
         output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
         ema_decay=args.model_ema_decay if args.model_ema else 0.0,
-        extra={"args": public_config(args), "classes": list(classes), "datasets": describe_data([folder])},
+        extra={"args": public_config(args), "classes": list(classes), "datasets": describe_data([folder])}
+        | {"tasks": describe_tasks({Task(folder.name, f"{folder.name}:", classes): sets["train"]})},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop

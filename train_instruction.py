@@ -60,8 +60,8 @@ def get_args(argv=None):
     flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
     flag("--mixing", choices=MIXINGS, default="proportional", help="share of each task in the batches")
     flag("--mixing_temperature", type=float, default=2.0, help="T of temperature: shares as windows ** (1 / T)")
-    flag("--length_pool", type=positive, default=POOL, help="steps whose windows are sorted by length together; 1: every "
-         "step keeps the whole mixture of tasks")  # fmt: skip
+    flag("--length_pool", type=positive, default=POOL, help="steps whose windows are sorted by length together; 1: "
+         "every step keeps the whole mixture of tasks")  # fmt: skip
     flag("--eeg_batch_size", type=positive, default=64, help="EEG windows of a process and micro-batch")
     flag("--text_batch_size", type=natural, default=16, help="text windows beside them; 0: no text")
     flag("--gradient_accumulation_steps", type=positive, default=1)

@@ -6,7 +6,7 @@ one, since row 0 of the position embedding belongs to the class token.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -175,9 +175,28 @@ class Classifier(Encoder):
         init_linear(self.head)
         self.head.weight.data.mul_(0.001)
 
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict, source: str) -> "Classifier":
+        """From a checkpoint of run_class_finetuning.py, whose flags and classes it holds. Raises UserError where it is
+        none, or does not fit."""
+        try:
+            flags, n_classes = checkpoint["args"], len(checkpoint["classes"])
+            config = replace(CLASSIFIERS[flags["model"]], qkv_bias=flags["qkv_bias"])
+            if flags["layer_scale_init_value"] is not None:
+                config = replace(config, layer_scale=flags["layer_scale_init_value"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{source} is no checkpoint of run_class_finetuning.py ({error!r} is missing)") from None
+        model = cls(config, n_classes if n_classes > 2 else 1)
+        load_strictly(model, model_state(checkpoint), source)
+        return model
+
+    def pool(self, x, chans):
+        """x (B, C, S, 200) in 100 uV; chans (B, C) -> what the head reads (B, D)."""
+        return self.fc_norm(self.features(x.flatten(1, 2), chans).mean(1))
+
     def forward(self, x, chans):
-        """x (B, C, S, 200) in 100 uV; chans (B, C) -> logits (B, number of classes)."""
-        return self.head(self.fc_norm(self.features(x.flatten(1, 2), chans).mean(1)))
+        """x, chans as in `pool` -> logits (B, number of classes)."""
+        return self.head(self.pool(x, chans))
 
     def freeze_backbone(self) -> None:
         """Leave only `fc_norm` and `head` to train: a linear probe."""

@@ -98,6 +98,8 @@ def test_fine_tuning_keeps_the_best_epoch_and_tests_it(data, masked, tmp_path):
     assert best["best"] == max(scores)
     assert best["epoch"] == scores.index(max(scores)) + 1
     assert best["classes"] == ["slow", "fast"]
+    (task,) = best["tasks"]  # what predict.py asks it
+    assert list(task["answers"]) == best["classes"] and task["seconds"] > 0
     again = finetune(data, tmp_path / "again", "--eval", "--finetune", tmp_path / "checkpoint-best.pth")
     assert again["metrics"] == result["metrics"]
 

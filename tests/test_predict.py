@@ -16,8 +16,9 @@ from dataset_maker import make_Workload
 from dataset_maker.preprocessing import CleanEEG
 from dataset_maker.simulate import simulate
 from errors import UserError
-from evaluation import answer_tasks
-from inference import answer_table, choose_channels, cut, load_model, summarize
+from evaluation import answer_tasks, classify_windows
+from inference import answer_table, ask, choose_channels, cut, load_model, summarize
+from model.labram import CLASSIFIERS, Classifier
 from model.neural_transformer import NTConfig
 from model.neurolm import NeuroLM
 from utils import start_run
@@ -35,18 +36,23 @@ def made(tmp_path_factory):
     model = NeuroLM.from_size("tiny", NTConfig(n_layer=1, n_head=2, n_embd=16), 8).eval()
     tasks = describe_tasks(open_tasks({WORKLOAD: folder / "data"}, "train"))
     write_checkpoint({"model": model.state_dict(), "tasks": tasks, **model.config_args()}, folder / "model.pt")
+    name = "labram_tiny_patch200_200"
+    classifier = Classifier(CLASSIFIERS[name], 1)
+    about = {"classes": ["rest", "arithmetic"], "tasks": [tasks[0] | {"answers": ["rest", "arithmetic"]}]}
+    about["args"] = {"model": name, "qkv_bias": False, "layer_scale_init_value": None}
+    write_checkpoint({"model": classifier.state_dict(), **about}, folder / "labram.pth")
     return folder
 
 
-def run_predict(made, out_dir, *more, recordings=("Subject00_2.edf",)):
+def run_predict(made, out_dir, *more, recordings=("Subject00_2.edf",), model=("--NeuroLM_path", "model.pt")):
     paths = [made / "raw" / name for name in recordings]
-    flags = ["--NeuroLM_path", made / "model.pt", "--out_dir", out_dir, "--device", "cpu", *more]
+    flags = [model[0], made / model[1], "--out_dir", out_dir, "--device", "cpu", *more]
     predict.main(predict.get_args([*map(str, paths), *map(str, flags)]))
 
 
 def test_answers_are_those_of_the_dataset(made, tmp_path, capsys):
     run_predict(made, tmp_path, "--stride", 2, "--batch_size", 7, recordings=("Subject00_1.edf", "Subject00_2.edf"))
-    model, _ = load_model(made / "model.pt")
+    model, _ = load_model(NeuroLM, made / "model.pt")
     windows = open_tasks({WORKLOAD: made / "data"}, "train")
     (seen,) = answer_tasks(model, windows, "train", 64, start_run("cpu"))
     expected = seen.windows.set_index(["recording", "start"])[["p_No", "p_Yes"]]
@@ -65,6 +71,46 @@ def test_answers_are_those_of_the_dataset(made, tmp_path, capsys):
         row = saved["start"].tolist().index(windows[WORKLOAD].index[0, 1] / 200)
         np.testing.assert_allclose(saved["features"][row], features[0].detach(), rtol=1e-3, atol=1e-4)
         assert tuple(saved["channels"]) == make_Workload.CHANNELS
+
+
+LABRAM = ("--LaBraM_path", "labram.pth")
+
+
+def test_a_labram_classifier_answers_too(made, tmp_path):
+    run_predict(made, tmp_path, "--stride", 2, model=LABRAM)
+    model, _ = load_model(Classifier, made / "labram.pth")
+    windows = open_tasks({WORKLOAD: made / "data"}, "train")[WORKLOAD]
+    about = {"name": "Workload", "split": "train", "batch_size": 64, "run": start_run("cpu")}
+    seen = classify_windows(model, windows, ("rest", "arithmetic"), **about).windows
+    rows = seen[seen["recording"] == "Subject00_2"].set_index("start")[["p_rest", "p_arithmetic"]]
+    table = pd.read_csv(tmp_path / "Subject00_2_Workload.csv").set_index("start")
+    np.testing.assert_allclose(table.loc[rows.index][["p_rest", "p_arithmetic"]], rows, rtol=1e-4)
+    with np.load(tmp_path / "Subject00_2_Workload_features.npz") as saved:
+        logits = model.head(torch.from_numpy(saved["features"]))[:, 0]
+        np.testing.assert_allclose(logits.sigmoid().detach(), table["p_arithmetic"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (("--tasks", "TUAB"), r"--tasks: .*labram\.pth is a classifier, it knows nothing but rest, arithmetic"),
+        (("--answer_by", "generate"), r"Subject00_2\.edf: --answer_by generate: a LaBraM classifier cannot write"),
+        (("--window", 17), r"Subject00_2\.edf: a window of 17 s; LaBraM reads 16 s at most"),
+    ],
+)
+def test_what_labram_cannot_do_is_named(made, tmp_path, more, message):
+    with pytest.raises(UserError, match=message):
+        run_predict(made, tmp_path, *more, model=LABRAM)
+
+
+def test_a_checkpoint_of_the_other_kind_is_refused(made, tmp_path):
+    with pytest.raises(UserError, match=r"model\.pt is no checkpoint of run_class_finetuning\.py"):
+        run_predict(made, tmp_path, model=("--LaBraM_path", "model.pt"))
+    with pytest.raises(UserError, match=r"labram\.pth lacks the dictionary .model_args."):
+        run_predict(made, tmp_path, model=("--NeuroLM_path", "labram.pth"))
+    windows = cut(clean(["C3", "I2"]), 4)
+    with pytest.raises(UserError, match="LaBraM has no position for channel I2"):
+        ask(load_model(Classifier, made / "labram.pth")[0], WORKLOAD, windows, 8, start_run("cpu"))
 
 
 def test_other_questions_windows_and_written_answers(made, tmp_path, capsys):
@@ -105,8 +151,8 @@ def test_a_checkpoint_that_names_no_tasks(made, tmp_path):
     del checkpoint["tasks"]
     write_checkpoint(checkpoint, tmp_path / "released.pt")
     with pytest.raises(UserError, match="does not say which tasks it was trained on: name them"):
-        load_model(tmp_path / "released.pt")
-    _, (question,) = load_model(tmp_path / "released.pt", ["TUAB"], 10)
+        load_model(NeuroLM, tmp_path / "released.pt")
+    _, (question,) = load_model(NeuroLM, tmp_path / "released.pt", ["TUAB"], 10)
     assert (question.task, question.seconds, question.channels) == (TASKS["TUAB"], 10, None)
 
 
