@@ -22,10 +22,10 @@ import errors
 from dataset.batches import collate_eeg, collate_montage
 from dataset.text import END_TOKEN, load_tokenizer
 from errors import UserError
-from loading import evaluation_loader
 from metrics import bootstrap_intervals, count_confusion, default_metrics, explain_labels, primary_metric, score_metrics
 from model.labram import class_probabilities
 from results import HARD, PUBLISHED, compare_runs, read_run, results_table, write_results
+from training.loading import evaluation_loader
 
 
 class Predictions(NamedTuple):

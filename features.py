@@ -21,7 +21,7 @@ from dataset.batches import collate_eeg
 from dataset.checks import check_eeg
 from dataset.windows import Windows
 from errors import UserError
-from loading import to_device
+from training.loading import to_device
 from utils import Run
 
 CHUNK = 256  # windows of a file

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from checkpointing import read_checkpoint
 from dataset.batches import collate_eeg, collate_montage
 from dataset.channels import STANDARD_1020, channel_rows
 from dataset.tasks import Task, load_tasks
@@ -18,9 +17,10 @@ from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
 from dataset_maker.preprocessing import CleanEEG
 from errors import UserError
 from evaluation import make_predict
-from loading import to_device
 from model.labram import Classifier, class_probabilities
 from model.neurolm import NeuroLM
+from training.checkpoints import read_checkpoint
+from training.loading import to_device
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 import errors
-from checkpointing import find_checkpoint
 from dataset.channels import load_aliases
 from dataset_maker.preprocessing import load_recording
 from errors import UserError
 from inference import answer_table, ask, choose_channels, cut, load_model, summarize
 from model.labram import Classifier
 from model.neurolm import NeuroLM
+from training.checkpoints import find_checkpoint
 from utils import start_run
 
 

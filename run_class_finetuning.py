@@ -16,14 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import errors
-from checkpointing import find_checkpoint, load_strictly, read_checkpoint
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
 from dataset.tasks import Task
 from dataset.windows import class_names, describe_tasks, labelled_folder, labram_labelled_windows
 from evaluation import classify_windows, report
-from flags import natural, nonnegative, positive, share
-from loading import Loader
 from model.labram import (
     CLASSIFIERS,
     Classifier,
@@ -33,9 +30,12 @@ from model.labram import (
     model_state,
     parameter_groups,
 )
-from provenance import describe_data, public_config
 from results import results_table
-from starting import begin_training
+from training.checkpoints import find_checkpoint, load_strictly, read_checkpoint
+from training.flags import natural, nonnegative, positive, share
+from training.loading import Loader
+from training.provenance import describe_data, public_config
+from training.starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 from validation import log_answers
 

@@ -19,17 +19,17 @@ from pathlib import Path
 import torch
 
 import errors
-from checkpointing import find_checkpoint
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
 from dataset.windows import labram_pretraining_windows, pretraining_folders
-from flags import natural, nonnegative, positive, share
-from loading import Loader, evaluation_loader
 from model.labram import parameter_groups
 from model.labram_masked import MASKED_MODELS, MaskedModel, masked_prediction
 from model.vqnsp import TOKENIZERS, VQNSP
-from provenance import describe_data, public_config
-from starting import begin_training
+from training.checkpoints import find_checkpoint
+from training.flags import natural, nonnegative, positive, share
+from training.loading import Loader, evaluation_loader
+from training.provenance import describe_data, public_config
+from training.starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 
 STRIDE = 4  # seconds between windows

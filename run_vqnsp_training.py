@@ -20,12 +20,12 @@ import errors
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
 from dataset.windows import labram_pretraining_windows, pretraining_folders
-from flags import natural, nonnegative, positive, share
-from loading import Loader, evaluation_loader
 from model.labram import parameter_groups
 from model.vqnsp import TOKENIZERS, VQNSP
-from provenance import describe_data, public_config
-from starting import begin_training
+from training.flags import natural, nonnegative, positive, share
+from training.loading import Loader, evaluation_loader
+from training.provenance import describe_data, public_config
+from training.starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 from validation import draw_labram_window, log_codebook
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 import errors
-from checkpointing import find_checkpoint
 from dataset.batches import QuestionCollate, QuestionWindows
 from dataset.checks import check_eeg
 from dataset.tasks import find_tasks
@@ -23,14 +22,15 @@ from dataset.text import load_tokenizer, open_text
 from dataset.windows import describe_tasks, open_tasks
 from evaluation import answer_tasks, report, results_table
 from features import cache_features
-from flags import at_least, natural, nonnegative, positive, share
-from loading import Loader, to_device
 from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ_Align
-from provenance import describe_data
-from sampling import MIXINGS, POOL, Mixture, mixing_shares
-from starting import BEST, NEWEST, resumes, stage_folder, start_training
+from training.checkpoints import find_checkpoint
+from training.flags import at_least, natural, nonnegative, positive, share
+from training.loading import Loader, to_device
+from training.provenance import describe_data
+from training.sampling import MIXINGS, POOL, Mixture, mixing_shares
+from training.starting import BEST, NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 from validation import log_answers
 

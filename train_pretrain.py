@@ -14,18 +14,18 @@ from pathlib import Path
 import torch
 
 import errors
-from checkpointing import find_checkpoint
 from dataset.batches import collate_prediction
 from dataset.checks import check_eeg
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
-from flags import at_least, natural, nonnegative, positive, share
-from loading import Loader, evaluation_loader, to_device
 from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
 from model.vq import VQ_Align
-from provenance import describe_data
-from starting import NEWEST, resumes, stage_folder, start_training
+from training.checkpoints import find_checkpoint
+from training.flags import at_least, natural, nonnegative, positive, share
+from training.loading import Loader, evaluation_loader, to_device
+from training.provenance import describe_data
+from training.starting import NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 
 MEASURED = 16  # steps whose features --standardize measures

@@ -17,13 +17,13 @@ from dataset.batches import collate_eeg
 from dataset.checks import check_eeg
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
-from flags import at_least, natural, nonnegative, positive, share
-from loading import Loader, evaluation_loader
 from model.gpt import GPT
 from model.neurolm import LM_SIZES
 from model.vq import VQ_SIZES, VQ_Align, reversal_weight
-from provenance import describe_data
-from starting import resumes, stage_folder, start_training
+from training.flags import at_least, natural, nonnegative, positive, share
+from training.loading import Loader, evaluation_loader
+from training.provenance import describe_data
+from training.starting import resumes, stage_folder, start_training
 from utils import start_run
 from validation import draw_neurolm_window, log_codebook
 

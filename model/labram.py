@@ -14,9 +14,9 @@ from einops import rearrange, repeat
 from torch import nn
 from torch.nn import functional as F
 
-from checkpointing import load_strictly, plain_names
 from errors import UserError
 from model.neural_transformer import TemporalConv, init_linear
+from training.checkpoints import load_strictly, plain_names
 
 MAX_SECONDS = 16  # rows of time_embed: the longest window
 MAX_CHANS = 128  # rows of pos_embed beside the class token's: the rows of the channel table that can be embedded

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from checkpointing import load_strictly, parts, plain_names, read_checkpoint, settings
 from errors import UserError
 from model.gpt import GPT, GPTConfig
 from model.neural_transformer import NeuralTransformer, NTConfig
+from training.checkpoints import load_strictly, parts, plain_names, read_checkpoint, settings
 
 TEXT_ROWS = 50304  # of wte and lm_head; EEG code i is class 50304 + i
 ANSWER_IDS = 50257  # answers use the ids below: GPT-2's own vocabulary

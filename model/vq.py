@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from checkpointing import load_strictly, parts, plain_names, read_checkpoint, settings
 from errors import UserError
 from model.neural_transformer import PATCH_SIZE, NeuralTransformer, NTConfig, init_linear
 from model.quantizer import Quantizer
+from training.checkpoints import load_strictly, parts, plain_names, read_checkpoint, settings
 
 N_BINS = 100  # amplitude bins that the frequency decoder predicts: 0 to 99 Hz
 

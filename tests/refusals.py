@@ -6,9 +6,9 @@ import pytest
 import stages
 
 import errors
-from checkpointing import write_checkpoint
 from model.neurolm import NeuroLM
 from model.vq import VQ_Align
+from training.checkpoints import write_checkpoint
 
 
 def write_untrained(folder):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import checkpointing
-from checkpointing import find_checkpoint, read_checkpoint, write_checkpoint
 from errors import UserError
 from model.gpt import GPTConfig
 from model.neural_transformer import NTConfig
 from model.neurolm import NeuroLM
 from model.vq import VQ_Align
+from training import checkpoints
+from training.checkpoints import find_checkpoint, read_checkpoint, write_checkpoint
 
 ENCODER = NTConfig(n_layer=1, n_head=2, n_embd=32)
 
@@ -127,7 +127,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, failure):
         file.write(b"half of it")
         raise failure
 
-    monkeypatch.setattr(checkpointing.torch, "save", fail)
+    monkeypatch.setattr(checkpoints.torch, "save", fail)
     expected = KeyboardInterrupt if isinstance(failure, KeyboardInterrupt) else UserError
     with pytest.raises(expected) as caught:
         write_checkpoint({"iter_num": 2}, path)
@@ -138,10 +138,10 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, failure):
 
 def test_what_a_killed_write_left_does_not_pile_up(tmp_path, monkeypatch):
     path = tmp_path / "ckpt.pt"
-    monkeypatch.setattr(checkpointing.os, "replace", lambda source, target: None)  # as if killed before it
+    monkeypatch.setattr(checkpoints.os, "replace", lambda source, target: None)  # as if killed before it
     write_checkpoint({"iter_num": 1}, path)
     monkeypatch.undo()
-    monkeypatch.setattr(checkpointing.os, "getpid", lambda: -1)  # the next run is another process
+    monkeypatch.setattr(checkpoints.os, "getpid", lambda: -1)  # the next run is another process
     write_checkpoint({"iter_num": 2}, path)
     assert os.listdir(tmp_path) == ["ckpt.pt"] and read_checkpoint(path) == {"iter_num": 2}
 

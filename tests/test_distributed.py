@@ -15,10 +15,10 @@ import torch.distributed as dist
 from conftest import ROOT
 from processes import run_processes
 
-import throughput
-from checkpointing import read_checkpoint
 from model.quantizer import Quantizer
-from training import REQUEUE, Trainer
+from training import throughput
+from training.checkpoints import read_checkpoint
+from training.trainer import REQUEUE, Trainer
 
 SAMPLES, TEXTS = 4, 4  # of a step, over all processes
 

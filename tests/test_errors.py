@@ -14,9 +14,9 @@ from test_checkpoints import Harm
 from toy_eeg import write_toy
 
 import errors
-from checkpointing import write_checkpoint
 from dataset_maker import make_Workload
 from model.vq import VQ_Align
+from training.checkpoints import write_checkpoint
 
 BOTH = pytest.mark.parametrize("stage", ["vq", "pretrain"])
 

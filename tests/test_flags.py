@@ -47,9 +47,13 @@ def parse(script, *argv):
     return module.get_args([*REQUIRED[script], *argv])
 
 
+def source(module):
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
 def functions(module):
     """The functions of a module of this repository that take `args`, by name."""
-    tree = ast.parse((ROOT / f"{module}.py").read_text())
+    tree = ast.parse(source(module).read_text())
     nodes = (node for node in tree.body if isinstance(node, ast.FunctionDef))
     return tree, {node.name: node for node in nodes if "args" in [argument.arg for argument in node.args.args]}
 
@@ -64,7 +68,7 @@ def reads(module, function, seen=()):
     imported = {
         alias.asname or alias.name: (node.module, alias.name)
         for node in tree.body
-        if isinstance(node, ast.ImportFrom) and (ROOT / f"{node.module}.py").is_file()
+        if isinstance(node, ast.ImportFrom) and source(node.module).is_file()
         for alias in node.names
     }
     found = set()

@@ -6,11 +6,11 @@ import pytest
 import torch
 from test_labram import TINY, TINY_VQNSP, make_vqnsp
 
-from checkpointing import read_checkpoint
 from errors import UserError
 from model.labram import Classifier, load_pretrained, model_state
 from model.labram_masked import MaskedModel
 from model.vqnsp import VQNSP
+from training.checkpoints import read_checkpoint
 
 
 def released(model, path, **extra):

@@ -10,7 +10,7 @@ from dataset.channels import channel_rows
 from dataset.recordings import RecordingReader, open_dataset
 from dataset.windows import class_names, labelled_folder, labram_labelled_windows, labram_pretraining_windows
 from errors import UserError
-from loading import Loader, evaluation_loader
+from training.loading import Loader, evaluation_loader
 from utils import Run
 
 MONTAGES = {4: 16, 19: 13, 23: 11, 64: 4}  # channels: seconds of a window

@@ -10,9 +10,9 @@ from toy_eeg import write_toy
 import run_class_finetuning
 import run_labram_pretraining
 import run_vqnsp_training
-from checkpointing import read_checkpoint
 from errors import UserError
-from training import Trainer
+from training.checkpoints import read_checkpoint
+from training.trainer import Trainer
 
 TOKENIZER = ["--model", "vqnsp_encoder_tiny_decoder_1x100x2", "--codebook_n_emd", "64", "--codebook_emd_dim", "16"]
 MASKED = ["--model", "labram_tiny_patch200_1600_8k_vocab", "--tokenizer_model", "vqnsp_encoder_tiny_decoder_1x100x2"]

@@ -11,13 +11,13 @@ import yaml
 from conftest import run_script
 from wandb.proto.wandb_internal_pb2 import Record
 
-import logger
-from checkpointing import read_checkpoint
 from dataset.checks import check_eeg
 from errors import UserError
 from figures import plot_codebook_use, plot_confusion, plot_losses
-from provenance import describe_data
-from training import Trainer
+from training import logger
+from training.checkpoints import read_checkpoint
+from training.provenance import describe_data
+from training.trainer import Trainer
 from utils import Run
 
 KEY = "0123456789abcdef" * 2 + "01234567"

@@ -14,9 +14,9 @@ from torch.testing import assert_close
 import train_instruction
 import train_pretrain
 import train_vq
-from checkpointing import read_checkpoint
 from dataset_maker import make_h5dataset_for_pretrain, make_Workload, simulate
 from text_dataset_maker import prepare
+from training.checkpoints import read_checkpoint
 
 pytestmark = pytest.mark.e2e
 

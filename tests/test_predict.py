@@ -8,7 +8,6 @@ import torch
 from raw_files import run_maker
 
 import predict
-from checkpointing import read_checkpoint, write_checkpoint
 from dataset.batches import collate_eeg
 from dataset.tasks import TASKS, Task
 from dataset.windows import describe_tasks, open_tasks
@@ -21,6 +20,7 @@ from inference import answer_table, ask, choose_channels, cut, load_model, summa
 from model.labram import CLASSIFIERS, Classifier
 from model.neural_transformer import NTConfig
 from model.neurolm import NeuroLM
+from training.checkpoints import read_checkpoint, write_checkpoint
 from utils import start_run
 
 WORKLOAD = TASKS["Workload"]

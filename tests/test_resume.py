@@ -10,10 +10,10 @@ import pytest
 import stages
 import torch
 
-from checkpointing import Checkpoints, read_checkpoint, write_checkpoint
 from errors import UserError
-from logger import Logger
-from training import REQUEUE, Trainer
+from training.checkpoints import Checkpoints, read_checkpoint, write_checkpoint
+from training.logger import Logger
+from training.trainer import REQUEUE, Trainer
 
 
 class Killed(BaseException):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from errors import UserError
-from loading import Loader
-from sampling import Mixture, apportion, deal, mixing_shares
+from training.loading import Loader
+from training.sampling import Mixture, apportion, deal, mixing_shares
 from utils import start_run
 
 SIZES, LENGTHS = (600, 60, 12), (230, 76, 120)

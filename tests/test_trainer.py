@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-import training
-from checkpointing import Checkpoints, read_checkpoint
-from loading import Loader
-from logger import Logger
-from throughput import Throughput
-from training import Trainer
+from training.checkpoints import Checkpoints, read_checkpoint
+from training.loading import Loader
+from training.logger import Logger
+from training.throughput import Throughput
+from training.trainer import Trainer
 from utils import Run, learning_rates, make_optimizer, seed_everything
 
 CPU = torch.device("cpu")
@@ -102,7 +101,7 @@ def test_steps_that_overflow_in_fp16_are_counted_not_fatal(tmp_path):
 
 @pytest.mark.parametrize("compile", [False, True])
 def test_the_arithmetic_of_a_step_is_counted_once(compile, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "Throughput", lambda run: Throughput(run, peak=1e9))
+    monkeypatch.setattr("training.trainer.Throughput", lambda run: Throughput(run, peak=1e9))
     trainer = fit(make_trainer(tmp_path, compile=compile))
     # 4 samples, 16 + 16 weights, 2 operations each, forward and for the weights' gradient; the second layer's input too
     assert trainer.throughput.flops_each * 4 == 4 * 2 * (32 + 32 + 16)

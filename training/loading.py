@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from errors import UserError
-from sampling import Interleaved, Mixture
+from training.sampling import Interleaved, Mixture
 from utils import Run
 
 CHECKED = 8  # batches of a run that are looked at

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpointing import Checkpoints, load_strictly, parts, plain_names, read_checkpoint, write_checkpoint
-from loading import Loader
-from logger import Logger
-from recording import Recorder
-from sharding import filled_copy, is_sharded, load_optimizer, sharded_like, whole, whole_state
-from throughput import Throughput
+from training.checkpoints import Checkpoints, load_strictly, parts, plain_names, read_checkpoint, write_checkpoint
+from training.loading import Loader
+from training.logger import Logger
+from training.recorder import Recorder
+from training.sharding import filled_copy, is_sharded, load_optimizer, sharded_like, whole, whole_state
+from training.throughput import Throughput
 from utils import Run, seed_everything, wrap
 
 REQUEUE = 75  # exit status of a run that was told to stop and has saved its state: run the same command again

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from checkpointing import Checkpoints
-from loading import Loader
-from logger import Logger
-from provenance import provenance, public_config
-from sharding import shard
-from training import Trainer
+from training.checkpoints import Checkpoints
+from training.loading import Loader
+from training.logger import Logger
+from training.provenance import provenance, public_config
+from training.sharding import shard
+from training.trainer import Trainer
 from utils import Run, decay_groups, learning_rates, make_optimizer
 
 NEWEST = "ckpt.pt"  # the checkpoint that a run continues from
