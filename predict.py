@@ -58,7 +58,10 @@ def main(args):
     model, questions = load_model(kind, path, args.tasks, args.window)
     model.to(run.device)
     aliases = load_aliases(args.aliases) if args.aliases else None
-    args.out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out_dir {args.out_dir} cannot be made: {error.strerror}") from None
 
     for recording in args.recordings:
         clean = load_recording(recording, args.channels, args.notch, aliases)

@@ -134,6 +134,7 @@ def test_other_questions_windows_and_written_answers(made, tmp_path, capsys):
         (("--stride", "0.001"), r"--stride 0\.001: must be above 0 seconds"),
         (("--channels", "FP1", "OZ"), r"Subject00_2\.edf: without OZ; its channels"),
         (("--NeuroLM_path", "gone.pt"), r"--NeuroLM_path: no checkpoint found, tried gone\.pt"),
+        (("--out_dir", __file__), r"--out_dir .*test_predict\.py cannot be made: File exists"),
     ],
 )
 def test_bad_requests_are_named(made, tmp_path, more, message):
