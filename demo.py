@@ -56,7 +56,7 @@ def main(args):
         learning_rate=5e-4, revive_dead_codes=20, **common)  # fmt: skip
     run("train_pretrain.py", "--standardize", datasets=corpora, epochs=1, max_steps=60, warmup_epochs=0,
         eeg_batch_size=4, text_batch_size=1, block_size=128, learning_rate=1e-3, **common)  # fmt: skip
-    run("train_instruction.py", tasks="Workload", epochs=2, eeg_batch_size=16, text_batch_size=1, block_size=64,
+    run("train_instruction.py", tasks="Workload", epochs=4, eeg_batch_size=16, text_batch_size=1, block_size=64,
         learning_rate=2e-3, **common)  # fmt: skip
 
     # ---------------------------------------------------------------------------------------- figures and verdict
