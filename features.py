@@ -79,19 +79,19 @@ def _open_chunk(path: Path) -> np.ndarray:
         raise UserError(f"features {path} cannot be read ({error}): delete this file and run again") from None
 
 
-def cache_features(directory, sets, folders, encoder, batch_size: int, run: Run, num_workers: int = 0):
+def cache_features(directory, sets, folders, model, batch_size: int, run: Run, num_workers: int = 0):
     """The sets of windows {split: {task: Windows}} with their features in `directory`; what is missing is computed.
 
-    folders: {task: dataset folder}; encoder: frozen, (x, chans, time, valid) -> (B, N, D), with its `config`. Announces
-    the size first. Raises UserError where it does not fit on the disk.
+    folders: {task: dataset folder}; model: the NeuroLM that will read the features. Announces the size first.
+    Raises UserError where it does not fit on the disk.
     """
-    weights = hash_module(encoder)
-    width = encoder.config.n_embd
+    width = model.input_width
+    encoder = {"encoder": hash_module(model.tokenizer), "width": width}
     cached = {}
     for split, windows_of in sets.items():
         cached[split] = {}
         for task, windows in windows_of.items():
-            about = describe_features(windows, folders[task], run) | {"split": split, "encoder": weights}
+            about = describe_features(windows, folders[task], run) | encoder | {"split": split}
             key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
             folder = Path(directory) / f"{folders[task].name}-{split}-{key}"
             cached[split][task] = CachedWindows(windows, folder, width)
@@ -101,9 +101,9 @@ def cache_features(directory, sets, folders, encoder, batch_size: int, run: Run,
     everything = {windows.folder: windows for windows_of in cached.values() for windows in windows_of.values()}.values()
     run.barrier()  # the folders are there
     _announce(directory, everything, run)
-    encoder.eval()
+    model.eval()
     for windows in everything:
-        _compute(windows, encoder, batch_size, run, num_workers)
+        _compute(windows, model, batch_size, run, num_workers)
     run.barrier()
     for windows in everything:
         if windows.missing():
@@ -125,7 +125,7 @@ def _announce(directory, everything, run: Run) -> None:
 
 
 @torch.no_grad()
-def _compute(windows: CachedWindows, encoder, batch_size: int, run: Run, num_workers: int) -> None:
+def _compute(windows: CachedWindows, model, batch_size: int, run: Run, num_workers: int) -> None:
     """Compute and write the missing chunks whose number is this process's."""
     chunks = [chunk for chunk in windows.missing() if chunk % run.world_size == run.rank]
     blocks = []
@@ -142,7 +142,7 @@ def _compute(windows: CachedWindows, encoder, batch_size: int, run: Run, num_wor
                 check_eeg(batch)
             batch = to_device(batch, run.device)
             with run.autocast():
-                rows = encoder(batch["x"], batch["chans"], batch["time"], batch["valid"]).float().cpu().numpy()
+                rows = model.encode(batch).float().cpu().numpy()
             features += [row[:count] for row, count in zip(rows, batch["counts"], strict=True)]
         windows.write(chunk, features)
 

@@ -134,7 +134,7 @@ def _check_classifier(windows: list[dict], answer_by: str) -> None:
 
 def _answer(model: NeuroLM, predict, batch):
     tokens = model.tokenizer(batch["x"], batch["chans"], batch["time"], batch["valid"])
-    _, _, probabilities = predict(batch | {"features": tokens})
+    _, _, probabilities = predict(batch | {"features": model.encode(batch, tokens)})
     return probabilities, tokens.mean(1)  # windows of one recording: nothing is padded
 
 

@@ -20,6 +20,7 @@ from dataset.checks import check_eeg
 from dataset.tasks import find_tasks
 from dataset.text import load_tokenizer, open_text
 from dataset.windows import describe_tasks, open_tasks
+from errors import UserError
 from evaluation import answer_tasks, report, results_table
 from features import cache_features
 from model.gpt import GPT, GPTConfig
@@ -51,6 +52,10 @@ def get_args(argv=None):
     flag("--size", choices=LM_SIZES, default="B")
     flag("--init_from", choices=["NeuroLM", "gpt2", "scratch"], default="NeuroLM", help="others skip the pre-training")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
+    flag("--standardize", action=switch, default=False, help="standardize the encoder's features; the paper does not. "
+         "With --init_from gpt2 and scratch; else as in stage 2")  # fmt: skip
+    flag("--band_power", action=switch, default=False, help="also give the language model each token's log band power, "
+         "standardized; likewise")  # fmt: skip
     flag("--dropout", type=share, default=0.0)
     # training
     flag("--epochs", type=positive, default=5)
@@ -100,6 +105,9 @@ def main(args):
     run = start_run(args.device, args.dtype, args.seed)
     out_dir = stage_folder(args, f"instruction-{args.size}")
 
+    if (args.standardize or args.band_power) and (args.eval_only or args.init_from == "NeuroLM"):
+        raise UserError("--standardize and --band_power belong to a new model: give them to train_pretrain.py")
+
     # --------------------------------------------------------------------------------------------------------- data
     tasks = find_tasks(args.dataset_dir, args.tasks)
     run.say(f"tasks: {', '.join(f'{task.name} ({folder})' for task, folder in tasks.items())}")
@@ -122,7 +130,9 @@ def main(args):
             with run.main_first():
                 gpt2 = GPT.from_pretrained(args.gpt2_path or LM_SIZES[args.size].gpt2, args.dropout)
         n_codes = tokenizer.quantize.n_codes
-        raw_model = NeuroLM.from_size(args.size, tokenizer.encoder.config, n_codes, gpt2, args.dropout)
+        raw_model = NeuroLM.from_size(
+            args.size, tokenizer.encoder.config, n_codes, gpt2, args.dropout, args.standardize, args.band_power
+        )
         raw_model.tokenizer.load_state_dict(tokenizer.encoder.state_dict())
     raw_model.to(run.device)
 
@@ -131,7 +141,7 @@ def main(args):
     about = {"method": f"NeuroLM-{args.size}{written}", "seed": args.seed}
     if args.cache_features:
         reading = (args.eeg_batch_size, run, args.num_workers)
-        sets = cache_features(args.cache_features, sets, tasks, raw_model.tokenizer, *reading)
+        sets = cache_features(args.cache_features, sets, tasks, raw_model, *reading)
 
     if args.eval_only:
         evaluations = answer_tasks(raw_model, sets["test"], "test", *answering)
@@ -152,6 +162,9 @@ def main(args):
         text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     run.say(f"{len(train_set)} training windows; {steps} steps of {loader.steps_per_epoch} an epoch")
+
+    if (args.standardize or args.band_power) and not resumes(args, out_dir):
+        raw_model.measure_features(loader.to_measure())
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
     warmup_steps = args.warmup_epochs * loader.steps_per_epoch

@@ -28,7 +28,6 @@ from training.provenance import describe_data
 from training.starting import NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 
-MEASURED = 16  # steps whose features --standardize measures
 VALIDATION_TEXTS = 64  # windows of text in a validation
 
 
@@ -47,6 +46,8 @@ def get_args(argv=None):
     flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the language model starts")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
     flag("--standardize", action=switch, default=False, help="standardize the encoder's features; the paper does not")
+    flag("--band_power", action=switch, default=False, help="also give the language model each token's log band power, "
+         "standardized; the paper does not")  # fmt: skip
     flag("--dropout", type=share, default=0.0)
     # training
     flag("--epochs", type=positive, default=20)
@@ -115,13 +116,13 @@ def main(args):
         with run.main_first():
             gpt2 = GPT.from_pretrained(args.gpt2_path or LM_SIZES[args.size].gpt2, args.dropout)
     raw_model = NeuroLM.from_size(
-        args.size, tokenizer.encoder.config, tokenizer.quantize.n_codes, gpt2, args.dropout, args.standardize
-    )
+        args.size, tokenizer.encoder.config, tokenizer.quantize.n_codes, gpt2, args.dropout, args.standardize,
+        args.band_power,
+    )  # fmt: skip
     raw_model.tokenizer = tokenizer.encoder  # one encoder pass gives both the codes and the model's input
     raw_model.to(run.device)
-    if args.standardize and not resumes(args, out_dir):
-        batches = (batch for step in loader.epoch(0, 0, min(MEASURED, loader.steps_per_epoch)) for batch in step)
-        raw_model.feature_scale.measure((tokenizer.tokenize(batch)[1], batch["valid"]) for batch in batches)
+    if (args.standardize or args.band_power) and not resumes(args, out_dir):
+        raw_model.measure_features(loader.to_measure())
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
     trainer = start_training(
@@ -139,6 +140,7 @@ def main(args):
                 english = text.batch(args.seed, loader.batch_number(trainer.step), run.rows(i, args.text_batch_size))
                 with trainer.forward(last=batch is micro_batches[-1]):
                     codes, features = tokenizer.tokenize(batch)
+                    features = raw_model.encode(batch, features)
                     batch |= {"features": features, "target": codes.flatten()[batch["target_position"]] + TEXT_ROWS}
                     sums = trainer.model(eeg=batch, text=to_device(english, run.device))
                 trainer.backward(
@@ -154,6 +156,7 @@ def main(args):
             for batch in evaluation_loader(val_set, args.eeg_batch_size, run, collate_prediction, args.num_workers):
                 with run.autocast():
                     codes, features = tokenizer.tokenize(batch)
+                    features = raw_model.encode(batch, features)
                     batch |= {"features": features, "target": codes.flatten()[batch["target_position"]] + TEXT_ROWS}
                     eeg = model(eeg=batch)["eeg"]
                 totals[:2] += torch.stack([eeg["loss"], eeg["correct"]])

@@ -1,6 +1,7 @@
-"""Any folder of recordings (.cnt .edf .bdf .gdf .vhdr .set .fif) as an unlabelled corpus for pre-training.
+r"""Any folder of recordings (.cnt .edf .bdf .gdf .vhdr .set .fif) as an unlabelled corpus for pre-training.
 
-python dataset_maker/make_h5dataset_for_pretrain.py --raw_dir raw/eegmmidb --out_dir datasets/eegmmidb --notch 60
+python dataset_maker/make_h5dataset_for_pretrain.py --raw_dir raw/eegmmidb --out_dir datasets/eegmmidb \
+    --notch 60 --subject 'S\d\d\d'
 """
 
 import argparse

@@ -6,13 +6,13 @@ B batch · N EEG tokens (padded) · L text tokens (padded) · D width · V rows 
 from dataclasses import asdict, dataclass, replace
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from errors import UserError
 from model.gpt import GPT, GPTConfig
+from model.inputs import BANDS, FeatureScale, log_band_power
 from model.neural_transformer import NeuralTransformer, NTConfig
 from training.checkpoints import load_strictly, parts, plain_names, read_checkpoint, settings
 
@@ -56,14 +56,18 @@ def check_size(size: str, given: GPTConfig, what: str) -> None:
 class NeuroLM(nn.Module):
     """A frozen EEG encoder (`tokenizer`), a language model, and between them an embedding of the channel."""
 
-    def __init__(self, lm: GPTConfig, encoder: NTConfig, n_codes: int = 8192, standardize: bool = False):
-        """standardize: put a FeatureScale between encoder and language model; the paper has none."""
+    def __init__(self, lm: GPTConfig, encoder: NTConfig, n_codes: int = 8192, standardize: bool = False,
+                 band_power: bool = False):  # fmt: skip
+        """The paper has neither option: standardize puts a FeatureScale between encoder and language model; band_power
+        does, and also gives the language model the log band power of each token, whose amplitude GroupNorm removes."""
         super().__init__()
         self.n_codes = n_codes
         self.GPT2 = GPT(lm)
         self.GPT2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
         self.tokenizer = NeuralTransformer(encoder).requires_grad_(False)
-        self.feature_scale = FeatureScale(encoder.n_embd) if standardize else nn.Identity()
+        self.input_width = encoder.n_embd + len(BANDS) * band_power
+        self.feature_scale = FeatureScale(self.input_width) if standardize or band_power else nn.Identity()
+        self.power_embed = nn.Linear(len(BANDS), lm.n_embd) if band_power else None
         if encoder.n_embd != lm.n_embd:
             self.encode_transform_layer = nn.Sequential(nn.Linear(encoder.n_embd, lm.n_embd), nn.GELU())
         else:
@@ -72,7 +76,7 @@ class NeuroLM(nn.Module):
 
     @classmethod
     def from_size(cls, size: str, encoder: NTConfig, n_codes: int, gpt2: GPT | None = None, dropout: float = 0.0,
-                  standardize: bool = False):  # fmt: skip
+                  standardize: bool = False, band_power: bool = False):  # fmt: skip
         """A new model of `size`, with the weights of `gpt2` where they are given.
 
         Raises UserError when those are of another size.
@@ -80,7 +84,7 @@ class NeuroLM(nn.Module):
         config = LM_SIZES[size].config(dropout)
         if gpt2 is not None:
             check_size(size, gpt2.config, "the GPT-2 given")
-        model = cls(config, encoder, n_codes, standardize)
+        model = cls(config, encoder, n_codes, standardize, band_power)
         if gpt2 is not None:
             gpt2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
             gpt2.config.vocab_size = config.vocab_size
@@ -108,7 +112,8 @@ class NeuroLM(nn.Module):
             encoder = NTConfig(n_layer=n_layer, n_embd=len(state.get("tokenizer.fc_norm.weight", ())))
         n_codes = max(len(state.get("GPT2.lm_head.weight", ())) - TEXT_ROWS, 0)
         lm = replace(lm, dropout=dropout, vocab_size=GPTConfig.vocab_size)
-        model = cls(lm, encoder, n_codes, standardize="feature_scale.mean" in state)
+        options = {"standardize": "feature_scale.mean" in state, "band_power": "power_embed.weight" in state}
+        model = cls(lm, encoder, n_codes, **options)
         load_strictly(model, state, source)
         return model
 
@@ -126,14 +131,28 @@ class NeuroLM(nn.Module):
         self.tokenizer.eval()  # frozen: no dropout either
         return self
 
-    def embed_eeg(self, sample: dict):
-        """sample: chans (B, N) and either features (B, N, D of the encoder), as the tokenizer gave them, or x
-        (B, N, 200) in 100 uV with time and valid -> the tokens that the language model reads (B, N, D)."""
-        features = sample.get("features")
+    @torch.no_grad()
+    def encode(self, eeg: dict, features=None):
+        """What is known of EEG before anything that learns. eeg: x (B, N, 200) in 100 uV, chans, time, valid; features:
+        the tokenizer's (B, N, D), if it has made them already -> these, with `band_power` followed by the log power
+        of each token's bands (B, N, input_width)."""
         if features is None:
-            with torch.no_grad():
-                features = self.tokenizer(sample["x"], sample["chans"], sample["time"], sample["valid"])
-        return self.encode_transform_layer(self.feature_scale(features)) + self.pos_embed(sample["chans"])
+            features = self.tokenizer(eeg["x"], eeg["chans"], eeg["time"], eeg["valid"])
+        return features if self.power_embed is None else torch.cat([features, log_band_power(eeg["x"])], -1)
+
+    def embed_eeg(self, sample: dict):
+        """sample: chans (B, N) and either features (B, N, input_width), as `encode` gave them, or what it needs ->
+        the tokens that the language model reads (B, N, D)."""
+        features, power = self.feature_scale(self._given(sample)).tensor_split([self.tokenizer.config.n_embd], -1)
+        tokens = self.encode_transform_layer(features) + self.pos_embed(sample["chans"])
+        return tokens if self.power_embed is None else tokens + self.power_embed(power)
+
+    def measure_features(self, batches) -> None:
+        """Standardize what the language model is given by the statistics of these batches of EEG, of all processes."""
+        self.feature_scale.measure((self._given(batch), batch["valid"]) for batch in batches)
+
+    def _given(self, sample):
+        return sample["features"] if "features" in sample else self.encode(sample)
 
     def read(self, sample: dict):
         """Run the language model over EEG, text, or EEG followed by text.
@@ -244,36 +263,6 @@ class NeuroLM(nn.Module):
     def _text_log_probabilities(self, hidden):
         weight = self.GPT2.lm_head.weight[:ANSWER_IDS]
         return F.log_softmax(F.linear(hidden, weight).float(), dim=-1)
-
-
-class FeatureScale(nn.Module):
-    """Gives each dimension of the encoder's features mean 0 and standard deviation 1 over EEG tokens.
-
-    Features share a constant part; after a short training it is so large (0.96 of their norm) that a language model
-    needs many steps to hear anything else.
-    """
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("std", torch.ones(width))
-
-    def forward(self, features):
-        return (features - self.mean) / self.std
-
-    @torch.no_grad()
-    def measure(self, batches) -> None:
-        """Take the statistics of `batches` of all processes: features (B, N, D) and valid (B, N) or None of each."""
-        count, total, squares = 0, torch.zeros_like(self.mean), torch.zeros_like(self.mean)
-        for features, valid in batches:
-            rows = (features.flatten(0, 1) if valid is None else features[valid]).float()
-            count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
-        sums = torch.cat([total.new_tensor([count]), total, squares]).double()
-        if dist.is_initialized():
-            dist.all_reduce(sums)
-        mean, square = sums[1:].div(sums[0]).chunk(2)
-        self.mean.copy_(mean)
-        self.std.copy_((square - mean.square()).clamp(min=1e-8).sqrt())
 
 
 @dataclass

@@ -36,7 +36,7 @@ def toy(tmp_path, monkeypatch):
     def cache(directory=tmp_path / "cache", **changed):
         encoded.clear()
         reading = {"batch_size": 3, "run": start_run("cpu"), **changed}
-        cached = cache_features(directory, sets, {TASK: folder}, model.tokenizer, **reading)
+        cached = cache_features(directory, sets, {TASK: folder}, model, **reading)
         return cached, sum(encoded)
 
     return SimpleNamespace(folder=folder, model=model, sets=sets, cache=cache, directory=tmp_path / "cache")

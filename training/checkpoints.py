@@ -92,8 +92,8 @@ def load_strictly(model: torch.nn.Module, state: dict, source: str) -> None:
     found = [f"{len(names)} {what} ({_few(names)})" for what, names in differences if names]
     if found:
         raise UserError(
-            f"{source} does not fit this model: {'; '.join(found)}. Was it trained with another --size, or is it a "
-            "checkpoint of another stage?"
+            f"{source} does not fit this model: {'; '.join(found)}. Was it trained with another --size or --model, or "
+            "is it a checkpoint of another stage?"
         )
     model.load_state_dict(state)
 

@@ -12,6 +12,7 @@ from training.sampling import Interleaved, Mixture
 from utils import Run
 
 CHECKED = 8  # batches of a run that are looked at
+MEASURED = 16  # steps whose features are measured
 
 
 class Loader:
@@ -72,6 +73,11 @@ class Loader:
             if len(micro_batches) == self.accumulation:
                 yield micro_batches
                 micro_batches = []
+
+    def to_measure(self):
+        """The micro-batches of the first MEASURED steps, on the device: what statistics of the input are taken from."""
+        steps = self.epoch(0, 0, min(MEASURED, self.steps_per_epoch))
+        return (batch for micro_batches in steps for batch in micro_batches)
 
     def batch_number(self, step: int) -> int:
         """Which batch the run's step number `step` reads: its own, or one of the `overfit_batches`. What else is drawn

@@ -1,0 +1,61 @@
+"""The baselines that any model has to beat."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from toy_eeg import write_toy
+
+import baselines
+from dataset.recordings import open_dataset
+from dataset.tasks import Task
+from dataset.windows import Windows
+from errors import UserError
+from model.inputs import log_band_power
+
+TASK = "name: Toy\nquestion: Which rhythm is this?\nanswers: [slow, fast]\ndataset: Toy\n"
+
+
+@pytest.fixture
+def task(tmp_path):
+    (tmp_path / "task.yaml").write_text(TASK)
+    write_toy(tmp_path / "Toy", 3, seconds=66, window=2, splits=(("train", 2), ("val", 1), ("test", 1)))
+    return tmp_path
+
+
+def run(folder):
+    baselines.main(baselines.get_args(["--tasks", str(folder / "task.yaml"), "--out_dir", str(folder / "runs")]))
+    rows = {}
+    for path in (folder / "runs").rglob("results.json"):
+        written = json.loads(path.read_text())
+        rows[written["about"]["method"]] = written["results"][0]
+    return rows
+
+
+def test_each_does_what_its_name_says(task, capsys):
+    rows = run(task)
+    power = rows["logistic regression on log band power"]
+    assert power["metrics"]["balanced_accuracy"] == 1 and power["windows"] == 33
+    assert rows["majority"]["metrics"]["balanced_accuracy"] == 0.5
+    assert rows["majority"]["metrics"]["auroc"] == 0.5
+    assert np.array(rows["majority"]["confusion"])[:, 0].tolist() == [17, 16]  # 17 + 17 slow, 16 + 16 fast ones trained
+    assert 0.25 < rows["chance"]["metrics"]["balanced_accuracy"] < 0.75
+    assert "C = 1e-05 by validation, auroc 1.000" in capsys.readouterr().out
+
+
+def test_other_montages_are_compared_at_the_channels_they_share(tmp_path):
+    def windows(*montages):
+        places = [tmp_path / "".join(names) for names in montages]
+        folders = [write_toy(*toy, 8, (("train", 1),), window=2) for toy in zip(places, montages, strict=True)]
+        return Windows.labelled([recording for folder in folders for recording in open_dataset(folder, "train")])
+
+    task = Task("Toy", "Which rhythm is this?", ("slow", "fast"))
+    sets = {"train": windows(["C3", "C4", "OZ"], ["FP1", "OZ", "C3"])}
+    powers = baselines.read_powers(task, sets)["train"]
+    assert powers.shape == (8, 2 * 6)
+    for i, places in ((0, [0, 2]), (5, [2, 1])):  # C3 and OZ, wherever they stand
+        expected = log_band_power(torch.from_numpy(sets["train"][i]["eeg"][places])).flatten()
+        np.testing.assert_array_equal(powers[i], expected)
+    with pytest.raises(UserError, match="no channel is in all recordings"):
+        baselines.read_powers(task, {"train": windows(["C4"]), "test": windows(["OZ"])})
