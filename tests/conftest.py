@@ -19,6 +19,12 @@ def pytest_addoption(parser):
     parser.addoption("--golden", default=None, help="folder of reference results, default ../shared/golden")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with end-to-end runs first: the last ones to start should be short, so that all workers end together."""
+    slow = {item.path for item in items if item.get_closest_marker("e2e")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real EEG and text; tests that need it are skipped where it is missing."""

@@ -1,5 +1,6 @@
 """1, 2 and 4 processes with the same global batch: the same losses, weights, validation and codebook."""
 
+import functools
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from training.checkpoints import read_checkpoint
 from training.trainer import REQUEUE, Trainer
 
 SAMPLES, TEXTS = 4, 4  # of a step, over all processes
+PEAK = 1e12  # floating-point operations a second, where their share of the peak is compared
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +73,22 @@ def assert_close_runs(folder, reference):
         torch.testing.assert_close(model[name], value, rtol=1e-3, atol=2e-4, msg=lambda text, at=name: f"{at}: {text}")
 
 
+@pytest.fixture(scope="module")
+def alone(corpus):
+    """The folder of a stage's run in one process, with which all others are compared; each is trained once."""
+
+    @functools.cache
+    def folder(stage):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(throughput, "peak_flops", lambda device, dtype: PEAK)
+            return train(stage, corpus, corpus / "alone", *shares(stage, 1))
+
+    return folder
+
+
 @pytest.mark.parametrize("stage", stages.SCRIPTS)
-def test_processes_share_a_step(stage, corpus, tmp_path):
-    reference = train(stage, corpus, tmp_path / "1", *shares(stage, 1))
+def test_processes_share_a_step(stage, alone, corpus, tmp_path):
+    reference = alone(stage)
     assert read_checkpoint(reference / "ckpt.pt")["iter_num"] == 20
     for world_size in (2, 4):
         out_dir = tmp_path / str(world_size)
@@ -82,18 +97,15 @@ def test_processes_share_a_step(stage, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "instruction"])
-def test_shards_make_the_same_run(stage, corpus, tmp_path, monkeypatch):
+def test_shards_make_the_same_run(stage, alone, corpus, tmp_path, monkeypatch):
     """FSDP2 on gloo: as one process without it, as much arithmetic, and checkpoints of the same form."""
-    monkeypatch.setattr(throughput, "peak_flops", lambda device, dtype: 1e12)
-    reference = train(stage, corpus, tmp_path / "1", *shares(stage, 1))
-    run_processes(2, train, stage, corpus, tmp_path / "2", *shares(stage, 2), "--fsdp")
-    folder = tmp_path / "2" / "checkpoints" / stages.FOLDERS[stage]
+    monkeypatch.setattr(throughput, "peak_flops", lambda device, dtype: PEAK)
+    reference = alone(stage)
+    run_processes(2, train, stage, corpus, tmp_path, *shares(stage, 2), "--fsdp")
+    folder = tmp_path / "checkpoints" / stages.FOLDERS[stage]
     assert_close_runs(folder, reference)
     assert arithmetic(folder) * 2 == pytest.approx(arithmetic(reference), rel=0.1)  # shares differ in length
-    ours, theirs = (
-        read_checkpoint(tmp_path / name / "checkpoints" / stages.FOLDERS[stage] / "ckpt.pt")["optimizer"]
-        for name in ("2", "1")
-    )
+    ours, theirs = (read_checkpoint(path / "ckpt.pt")["optimizer"] for path in (folder, reference))
     assert ours["param_groups"] == theirs["param_groups"]
     for index, state in theirs["state"].items():
         for name, value in state.items():
@@ -121,8 +133,8 @@ def stop_at_seven(*arguments):
 
 
 @pytest.mark.parametrize("fsdp", ["--no-fsdp", "--fsdp"])
-def test_a_checkpoint_of_two_processes_resumes_on_one_and_four(fsdp, corpus, tmp_path):
-    reference = train("pretrain", corpus, tmp_path / "whole", *shares("pretrain", 1))
+def test_a_checkpoint_of_two_processes_resumes_on_one_and_four(fsdp, alone, corpus, tmp_path):
+    reference = alone("pretrain")
     run_processes(2, stop_at_seven, "pretrain", corpus, tmp_path / "1", *shares("pretrain", 2), fsdp)
     shutil.copytree(tmp_path / "1", tmp_path / "4")
     one = train("pretrain", corpus, tmp_path / "1", *shares("pretrain", 1))
