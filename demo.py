@@ -54,10 +54,10 @@ def main(args):
     common = {"size": "tiny", "dataset_dir": datasets, "out_dir": out_dir, "seed": args.seed, "num_workers": 0}
     run("train_vq.py", datasets=corpora, epochs=3, warmup_epochs=1, batch_size=8, text_batch_size=2, block_size=256,
         learning_rate=5e-4, revive_dead_codes=20, **common)  # fmt: skip
-    run("train_pretrain.py", "--standardize", datasets=corpora, epochs=1, max_steps=60, warmup_epochs=0,
+    run("train_pretrain.py", "--band_power", datasets=corpora, epochs=1, max_steps=60, warmup_epochs=0,
         eeg_batch_size=4, text_batch_size=1, block_size=128, learning_rate=1e-3, **common)  # fmt: skip
-    run("train_instruction.py", tasks="Workload", epochs=4, eeg_batch_size=16, text_batch_size=1, block_size=64,
-        learning_rate=2e-3, **common)  # fmt: skip
+    run("train_instruction.py", tasks="Workload", epochs=4, eeg_batch_size=16, text_batch_size=0, dropout=0.1,
+        learning_rate=1e-3, **common)  # fmt: skip
 
     # ---------------------------------------------------------------------------------------- figures and verdict
     folders = {title: out_dir / "checkpoints" / stage for title, stage in STAGES.items()}

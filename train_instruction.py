@@ -137,8 +137,14 @@ def main(args):
     raw_model.to(run.device)
 
     answering = (args.eeg_batch_size, run, args.num_workers, args.answer_by)
-    written = ", answers written freely" * (args.answer_by == "generate")
-    about = {"method": f"NeuroLM-{args.size}{written}", "seed": args.seed}
+    named = [f"NeuroLM-{args.size}"]  # what runs of other seeds share
+    if not args.eval_only and args.init_from != "NeuroLM":
+        named.append("without pre-training")
+    if raw_model.power_embed is not None:
+        named.append("band power")
+    if args.answer_by == "generate":
+        named.append("answers written freely")
+    about = {"method": ", ".join(named), "seed": args.seed}
     if args.cache_features:
         reading = (args.eeg_batch_size, run, args.num_workers)
         sets = cache_features(args.cache_features, sets, tasks, raw_model, *reading)

@@ -1,5 +1,6 @@
 """What NeuroLM can be given beyond the paper: standardized features, and the power of rhythms."""
 
+import json
 import math
 
 import numpy as np
@@ -117,6 +118,8 @@ def test_without_pre_training_stage_3_measures_itself_also_from_the_cache(corpus
     scales = [read_checkpoint(path / "ckpt.pt")["model"]["feature_scale.mean"] for path in (plain, cached)]
     assert_close(scales[1], scales[0], rtol=1e-5, atol=1e-6)
     assert scales[0].abs().max() > 0
+    about = json.loads((plain / "results.json").read_text())["about"]
+    assert about["method"] == "NeuroLM-tiny, without pre-training, band power"
 
 
 @pytest.mark.parametrize("option", OPTIONS)
