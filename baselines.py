@@ -24,6 +24,7 @@ from errors import UserError
 from evaluation import Predictions, evaluate, report
 from metrics import primary_metric, score_metrics
 from model.inputs import BANDS, log_band_power
+from training.flags import natural
 from utils import start_run
 
 STRENGTHS = 10.0 ** np.arange(-5, 3)  # C of the logistic regression, the inverse of its regularisation
@@ -35,7 +36,7 @@ def get_args(argv=None):
     flag("--dataset_dir", default="./", help="folder of the known tasks' dataset folders")
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: every known one under dataset_dir")
     flag("--out_dir", default="./")
-    flag("--seed", type=int, default=1337, help="of the chance")
+    flag("--seed", type=natural, default=1337, help="of the chance")
     return parser.parse_args(argv)
 
 
@@ -50,7 +51,7 @@ def main(args):
         methods = {
             "chance": np.random.default_rng(args.seed).dirichlet(np.ones(task.n_classes), len(labels["test"])),
             "majority": always_most_common(labels["train"], task.n_classes, len(labels["test"])),
-            "logistic regression on log band power": fit_regression(powers, labels, task.n_classes),
+            "logistic regression on log band power": fit_regression(task, powers, labels),
         }
         for method, probabilities in methods.items():
             about = {"name": task.name, "split": "test", "answers": task.answers, "metrics": task.metrics}
@@ -79,18 +80,23 @@ def always_most_common(labels, n_classes: int, count: int) -> np.ndarray:
     return np.tile(np.eye(n_classes)[np.bincount(labels, minlength=n_classes).argmax()], (count, 1))
 
 
-def fit_regression(powers, labels, n_classes: int) -> np.ndarray:
-    """Probabilities of the test windows (W, n_classes), with the regularisation that answers validation best."""
+def fit_regression(task, powers, labels) -> np.ndarray:
+    """Probabilities of the test windows (W, A), with the regularisation that answers validation best. Raises UserError
+    where the training windows have one answer only, or validation leaves every choice undefined."""
+    n_classes = task.n_classes
+    if len(set(labels["train"])) < 2:
+        raise UserError(f"task {task.name}: all training windows have one label, there is nothing to fit")
+    metric = primary_metric(n_classes)
     best, chosen = -np.inf, None
     for strength in STRENGTHS:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=5000))
         model.fit(powers["train"], labels["train"])
-        metric = primary_metric(n_classes)
-        score = score_metrics(labels["val"], _probabilities(model, powers["val"], n_classes), n_classes, [metric])[
-            metric
-        ]
+        answered = _probabilities(model, powers["val"], n_classes)
+        score = score_metrics(labels["val"], answered, n_classes, [metric])[metric]
         if score > best:
             best, chosen = score, model
+    if chosen is None:
+        raise UserError(f"task {task.name}: all validation windows have one label, {metric} cannot choose")
     print(f"C = {chosen[-1].C:g} by validation, {metric} {best:.3f}")
     return _probabilities(chosen, powers["test"], n_classes)
 

@@ -101,7 +101,6 @@ def cache_features(directory, sets, folders, model, batch_size: int, run: Run, n
     everything = {windows.folder: windows for windows_of in cached.values() for windows in windows_of.values()}.values()
     run.barrier()  # the folders are there
     _announce(directory, everything, run)
-    model.eval()
     for windows in everything:
         _compute(windows, model, batch_size, run, num_workers)
     run.barrier()

@@ -5,7 +5,6 @@ A run's folder holds `results.json` and a CSV of each window's probabilities for
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 
 from errors import UserError
 from metrics import primary_metric
+from training.logger import make_folder, replace_text
 
 PUBLISHED = Path(__file__).parent / "docs" / "published.csv"
 HARD = ("auc_pr_hard", "auroc_hard")  # of the answers alone, as NeuroLM's published ones are
@@ -34,11 +34,11 @@ def write_results(out_dir, evaluations, **about) -> Path:
     `about` is stored with the numbers: `method` names what runs of other seeds share. NaN becomes null.
     """
     out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(out_dir)
     results = []
     for result in evaluations:
         csv_name = f"predictions_{result.dataset}_{result.split}.csv"
-        _replace(out_dir / csv_name, result.windows.to_csv(index=False))
+        replace_text(out_dir / csv_name, result.windows.to_csv(index=False))
         results.append(
             {
                 "dataset": result.dataset,
@@ -57,19 +57,12 @@ def write_results(out_dir, evaluations, **about) -> Path:
             }
         )
     path = out_dir / "results.json"
-    _replace(path, json.dumps({"about": about, "results": results}, indent=1, allow_nan=False, default=str) + "\n")
+    replace_text(path, json.dumps({"about": about, "results": results}, indent=1, allow_nan=False, default=str) + "\n")
     return path
 
 
 def _without_nan(metrics) -> dict:
     return {name: None if math.isnan(value) else value for name, value in metrics.items()}
-
-
-def _replace(path: Path, text: str):
-    """Write a file in whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def results_table(evaluations) -> str:

@@ -20,7 +20,7 @@ from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
 from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
-from model.vq import VQ_Align
+from model.vq import VQ, VQ_Align
 from training.checkpoints import find_checkpoint
 from training.flags import at_least, natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader, to_device
@@ -139,10 +139,8 @@ def main(args):
             for i, batch in enumerate(micro_batches):
                 english = text.batch(args.seed, loader.batch_number(trainer.step), run.rows(i, args.text_batch_size))
                 with trainer.forward(last=batch is micro_batches[-1]):
-                    codes, features = tokenizer.tokenize(batch)
-                    features = raw_model.encode(batch, features)
-                    batch |= {"features": features, "target": codes.flatten()[batch["target_position"]] + TEXT_ROWS}
-                    sums = trainer.model(eeg=batch, text=to_device(english, run.device))
+                    eeg = read_batch(batch, tokenizer, raw_model)
+                    sums = trainer.model(eeg=eeg, text=to_device(english, run.device))
                 trainer.backward(
                     {"eeg": sums["eeg"]["loss"] / eeg_targets, "text": sums["text"]["loss"] / max(text_targets, 1)},
                     eeg_accuracy=sums["eeg"]["correct"] / eeg_targets,
@@ -155,11 +153,8 @@ def main(args):
         with trainer.evaluation() as model:
             for batch in evaluation_loader(val_set, args.eeg_batch_size, run, collate_prediction, args.num_workers):
                 with run.autocast():
-                    codes, features = tokenizer.tokenize(batch)
-                    features = raw_model.encode(batch, features)
-                    batch |= {"features": features, "target": codes.flatten()[batch["target_position"]] + TEXT_ROWS}
-                    eeg = model(eeg=batch)["eeg"]
-                totals[:2] += torch.stack([eeg["loss"], eeg["correct"]])
+                    sums = model(eeg=read_batch(batch, tokenizer, raw_model))["eeg"]
+                totals[:2] += torch.stack([sums["loss"], sums["correct"]])
                 counts[0] += len(batch["source"])
             for row in range(run.rank, min(val_text.n_windows, VALIDATION_TEXTS), run.world_size):
                 tokens, next_tokens = (torch.from_numpy(part).to(run.device) for part in val_text.sequential([row]))
@@ -177,6 +172,13 @@ def main(args):
             f"{text_loss:.4f}"
         )
     trainer.logger.close()
+
+
+def read_batch(batch: dict, tokenizer: VQ, model: NeuroLM) -> dict:
+    """The batch with what the model reads and what it has to predict, from one pass of the encoder."""
+    codes, features = tokenizer.tokenize(batch)
+    target = codes.flatten()[batch["target_position"]] + TEXT_ROWS
+    return batch | {"features": model.encode(batch, features), "target": target}
 
 
 if __name__ == "__main__":

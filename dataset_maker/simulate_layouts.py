@@ -140,7 +140,7 @@ def write_hmc_awkward(corpus: Corpus, seconds: int) -> None:
     header = ("# Scored by: two scorers", "# Epoch: 30 s", SCORING_HEADER)
     starts = range(15, min(seconds - 29, 180), 30)
     epochs = [(start, start + 30, SLEEP_NIGHT[place]) for place, start in enumerate(starts)]
-    others = [(0, 0, "Lights offtrainingEEG F4-M1"), (47, 62, "Arousal"), (100, 100, "Lights on@@EEG F4-M1")]
+    others = [(0, 0, "Lights off@@EEG F4-M1"), (47, 62, "Arousal"), (100, 100, "Lights on@@EEG F4-M1")]
     add_sleep(corpus, "SN901", epochs, seconds, note="three-line header, other rows")
     score_sleep(corpus, "SN901", epochs, header=header, others=others)
     after = [(seconds, seconds + 30, "Sleep stage W"), (seconds - 40, seconds - 10, "Sleep stage ?")]

@@ -64,7 +64,7 @@ class NeuroLM(nn.Module):
         self.n_codes = n_codes
         self.GPT2 = GPT(lm)
         self.GPT2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
-        self.tokenizer = NeuralTransformer(encoder).requires_grad_(False)
+        self.tokenizer = NeuralTransformer(encoder).requires_grad_(False).eval()
         self.input_width = encoder.n_embd + len(BANDS) * band_power
         self.feature_scale = FeatureScale(self.input_width) if standardize or band_power else nn.Identity()
         self.power_embed = nn.Linear(len(BANDS), lm.n_embd) if band_power else None

@@ -19,9 +19,9 @@ def make_vq():
     return VQ_Align(ENCODER, replace(ENCODER, n_layer=1, in_chans=8), n_codes=64, text_rows=100).eval()
 
 
-def make_lm():
+def make_lm(**options):
     torch.manual_seed(1)
-    return NeuroLM(GPTConfig(n_layer=2, n_head=2, n_embd=48), ENCODER, n_codes=64).eval()
+    return NeuroLM(GPTConfig(n_layer=2, n_head=2, n_embd=48), ENCODER, n_codes=64, **options).eval()
 
 
 def samples():

@@ -59,3 +59,19 @@ def test_other_montages_are_compared_at_the_channels_they_share(tmp_path):
         np.testing.assert_array_equal(powers[i], expected)
     with pytest.raises(UserError, match="no channel is in all recordings"):
         baselines.read_powers(task, {"train": windows(["C4"]), "test": windows(["OZ"])})
+
+
+def test_one_label_is_nothing_to_fit():
+    task = Task("Toy", "Which rhythm is this?", ("slow", "fast"))
+    powers = {split: np.random.default_rng(0).standard_normal((4, 6)) for split in ("train", "val", "test")}
+    mixed, one = np.array([0, 1, 0, 1]), np.zeros(4, dtype=int)
+    with pytest.raises(UserError, match="task Toy: all training windows have one label"):
+        baselines.fit_regression(task, powers, {"train": one, "val": mixed})
+    with pytest.raises(UserError, match="task Toy: all validation windows have one label, auroc cannot choose"):
+        baselines.fit_regression(task, powers, {"train": mixed, "val": one})
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(task):
+    (task / "runs").write_text("a file")
+    with pytest.raises(UserError, match="chance cannot be made .*choose another output folder"):
+        run(task)

@@ -6,23 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_models import ENCODER, samples
+from small_models import make_lm, samples
 from stages import read_metrics, reference, train, write_corpus
 from test_invariance import padded
 from torch.testing import assert_close
 
 from dataset.batches import collate_eeg
-from model.gpt import GPTConfig
 from model.inputs import BANDS, SMALLEST, FeatureScale, log_band_power
 from model.neurolm import NeuroLM
 from training.checkpoints import read_checkpoint
-
-OPTIONS = ("standardize", "band_power")
-
-
-def make_lm(**options):
-    torch.manual_seed(1)
-    return NeuroLM(GPTConfig(n_layer=2, n_head=2, n_embd=48), ENCODER, n_codes=64, **options).eval()
 
 
 @pytest.mark.parametrize("seconds", [1, 4, 7])
@@ -122,6 +114,6 @@ def test_without_pre_training_stage_3_measures_itself_also_from_the_cache(corpus
     assert about["method"] == "NeuroLM-tiny, without pre-training, band power"
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", ["standardize", "band_power"])
 def test_a_pre_trained_model_is_not_given_other_inputs(refused, option):
     refused("instruction", [f"--{option}"], f"--{option}", "train_pretrain.py")

@@ -30,10 +30,7 @@ class Logger:
         if not run.main:
             return
         self.out_dir = Path(out_dir)
-        try:
-            self.out_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.out_dir} cannot be made ({error.strerror}): choose another output folder") from None
+        make_folder(self.out_dir)
         replace_text(self.out_dir / "config.json", json.dumps(about, indent=2, default=str) + "\n")
         self.epoch_log = self.out_dir / "log.txt"
         self.metrics = self.out_dir / "metrics.jsonl"
@@ -123,6 +120,14 @@ class Logger:
             self.wandb.finish()
         if self.board:
             self.board.close()
+
+
+def make_folder(path: Path) -> None:
+    """An output folder, which may be there. Raises UserError where it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be made ({error.strerror}): choose another output folder") from None
 
 
 def replace_text(path: Path, text: str) -> None:
