@@ -106,7 +106,8 @@ def main(args):
         *TOKENIZERS[args.model], n_codes=args.codebook_n_emd, code_dim=args.codebook_emd_dim, decay=args.ema_decay,
         kmeans_init=args.quantize_kmeans_init,
     ).to(run.device)  # fmt: skip
-    raw_model.quantize.revive_after = args.revive_dead_codes
+    quantizer = raw_model.quantize
+    quantizer.revive_after, quantizer.hold = args.revive_dead_codes, True  # all micro-batches are one step
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
     per_step = args.batch_size * run.world_size * args.gradient_accumulation_steps
@@ -119,6 +120,7 @@ def main(args):
         output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
         extra={"args": public_config(args), "datasets": describe_data(folders)},
     )  # fmt: skip
+    trainer.prepare(raw_model.place_codes)
 
     # --------------------------------------------------------------------------------------------------------- loop
     for epoch in trainer.epochs():
@@ -129,6 +131,7 @@ def main(args):
                     means = trainer.model(batch["x"], batch["chans"])
                 trainer.backward({name: means[name] / shares for name in LOSSES})
             trainer.update(samples=per_step)
+            quantizer.end_step()
 
         # --------------------------------------------------------------------------------------------- validation
         totals, n_tokens = torch.zeros(len(LOSSES), device=run.device), 0

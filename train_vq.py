@@ -99,7 +99,8 @@ def main(args):
 
     # -------------------------------------------------------------------------------------------------------- model
     raw_model = VQ_Align.from_size(args.size)
-    raw_model.VQ.quantize.revive_after = args.revive_dead_codes
+    quantizer = raw_model.VQ.quantize
+    quantizer.revive_after, quantizer.hold = args.revive_dead_codes, True  # all micro-batches are one step
     pretrained = LM_SIZES[args.size].gpt2 and args.init_from == "gpt2"
     if pretrained and not resumes(args, out_dir):
         with run.main_first():
@@ -113,6 +114,7 @@ def main(args):
         steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
         extra=raw_model.config_args() | {"datasets": describe_data(folders)},
     )  # fmt: skip
+    trainer.prepare(raw_model.VQ.place_codes)
 
     # --------------------------------------------------------------------------------------------------------- loop
     for epoch in trainer.epochs():
@@ -127,10 +129,11 @@ def main(args):
                 losses["domain_text"] = sums["domain_text"] / max(text_tokens, 1)
                 trainer.backward(losses)
             trainer.update(tokens=eeg_tokens + text_tokens, samples=loader.samples_per_step)
+            quantizer.end_step()
 
         # --------------------------------------------------------------------------------------------- validation
         totals, n_tokens = torch.zeros(3, device=run.device), 0
-        code_counts = torch.zeros(raw_model.VQ.quantize.n_codes, device=run.device)
+        code_counts = torch.zeros(quantizer.n_codes, device=run.device)
         no_text = torch.zeros(1, 0, dtype=torch.int64, device=run.device)
         with trainer.evaluation() as model:
             for batch in evaluation_loader(val_set, args.batch_size, run, collate_eeg, args.num_workers):

@@ -28,37 +28,56 @@ class Codebook(nn.Module):
 class Quantizer(nn.Module):
     """Nearest code by cosine; in training mode the codes follow the vectors that chose them.
 
-    The first batch of training places the codes by spherical k-means. Counts and sums are taken over all processes, so
-    that every rank holds the same codebook. Evaluation changes nothing. `revive_after` (the papers do not): codes that
-    no vector chose for so many steps move onto the vectors that are coded worst; 0: never.
+    The first step of training places the codes by spherical k-means. Counts and sums are taken over all processes, so
+    that every rank holds the same codebook. Every forward pass is a step; with `hold` the passes until `end_step` are
+    one, so that it does not matter how a global batch is cut. Evaluation changes nothing. `revive_after` (the papers do
+    not): codes that no vector chose for so many steps move onto the vectors that are coded worst; 0: never.
     """
 
     def __init__(self, n_codes: int = 8192, width: int = 128, decay: float = 0.99, kmeans_init: bool = True):
         super().__init__()
-        self.revive_after = 0
+        self.revive_after, self.hold = 0, False
         self.n_codes, self.width, self.decay = n_codes, width, decay
         self.embedding = Codebook(n_codes, width)
         self.register_buffer("cluster_size", torch.zeros(n_codes))  # moving average of the use of each code
         self.kmeans_init = kmeans_init
         self.ready = False  # `initted`, asked of the device once
+        # of the step so far, on this process: no checkpoint is written within a step
+        self.register_buffer("count", torch.zeros(n_codes), persistent=False)
+        self.register_buffer("total", torch.zeros(n_codes, width), persistent=False)
+        self.register_buffer("worst", torch.zeros(WORST, width), persistent=False)
+        self.register_buffer("worst_distance", torch.full((WORST,), -1.0), persistent=False)  # -1: no vector yet
 
     def forward(self, z, valid=None):
         """z (..., K); valid (...) bool, None: all -> quantized (..., K) with a straight-through gradient, indices
         (...), squared distance of each unit vector to its code, averaged over K: (...), the commitment loss."""
         with torch.autocast(z.device.type, enabled=False):
+            if self.training:
+                self.place_codes([(z, valid)])
             z = F.normalize(z.float(), dim=-1)
             flat = z.detach().reshape(-1, self.width)
             real = None if valid is None else valid.reshape(-1)
-            if self.training and not self.ready:
-                self._place_codes(flat if real is None else flat[real])
             indices, codes = self._nearest(flat)
             indices, codes = indices.view(z.shape[:-1]), codes.view(z.shape)
             distance = (codes - z).square().mean(-1)
             if self.training:
-                count = self._follow(flat, indices.reshape(-1), real)
+                _add(self.count, self.total, flat, indices.reshape(-1), real)
                 if self.revive_after:
-                    self._revive(flat, distance.detach().reshape(-1), real, count)
+                    self._keep_worst(flat, distance.detach().reshape(-1), real)
+                if not self.hold:
+                    self.end_step()
             return z + (codes - z).detach(), indices, distance
+
+    @torch.no_grad()
+    def end_step(self) -> None:
+        """Move the codes by the vectors that all processes have seen since the last step; all of them must call it."""
+        _sum_over_processes(self.count, self.total)
+        self._follow(self.count, self.total)
+        if self.revive_after:
+            self._revive(self.count)
+        self.count.zero_()
+        self.total.zero_()
+        self.worst_distance.fill_(-1)
 
     def lookup(self, indices):
         """indices (...) -> codes (..., K)."""
@@ -71,43 +90,32 @@ class Quantizer(nn.Module):
         return indices, self.lookup(indices)
 
     @torch.no_grad()
-    def _sums(self, flat, indices, real=None):
-        """Count (n_codes,) and sum (n_codes, K) of the vectors of each code, over all processes."""
-        weight = flat.new_ones(len(flat)) if real is None else real.to(flat.dtype)
-        # index_add_ where bincount would do: on CUDA bincount waits for the device
-        count = flat.new_zeros(self.n_codes).index_add_(0, indices, weight)
-        total = flat.new_zeros(self.n_codes, self.width)
-        for vectors, codes, share in zip(flat.split(BLOCK), indices.split(BLOCK), weight.split(BLOCK), strict=True):
-            total.index_add_(0, codes, vectors * share[:, None])
-        if dist.is_initialized():
-            dist.all_reduce(count)
-            dist.all_reduce(total)
-        return count, total
-
-    @torch.no_grad()
-    def _follow(self, flat, indices, real):
-        count, total = self._sums(flat, indices, real)
+    def _follow(self, count, total):
         self.cluster_size.lerp_(count, 1 - self.decay)
         rows = self.embedding.weight
         moved = F.normalize(torch.lerp(rows, F.normalize(total, dim=-1), 1 - self.decay), dim=-1)
         rows.copy_(torch.where((count > 0)[:, None], moved, rows))
-        return count
 
     @torch.no_grad()
-    def _revive(self, flat, distance, real, count):
+    def _keep_worst(self, flat, distance, real):
+        """Keep the WORST worst-coded vectors of the step."""
+        if real is not None:
+            distance = distance.masked_fill(~real, -1)
+        distance, place = distance.topk(min(WORST, len(flat)))
+        vectors = torch.cat([self.worst, flat[place]])
+        distance, place = torch.cat([self.worst_distance, distance]).topk(WORST)
+        self.worst.copy_(vectors[place])
+        self.worst_distance.copy_(distance)
+
+    @torch.no_grad()
+    def _revive(self, count):
         """Move codes that have been idle for long onto the worst-coded vectors of all processes, WORST a step."""
         idle = self.embedding.cluster_size
         idle.copy_(torch.where(count > 0, 0, idle + 1))
-        if real is not None:
-            distance = distance.masked_fill(~real, -1)
-        distance, worst = distance.topk(min(WORST, len(flat)))
-        vectors = flat[worst]
-        if dist.is_initialized():  # as many rows of each process, so that nobody has to ask how many there are
-            short = WORST - len(vectors)
-            distance = gather_equal(F.pad(distance, (0, short), value=-1))
-            vectors = gather_equal(F.pad(vectors, (0, 0, 0, short)))
-            distance, worst = distance.topk(WORST)
-            vectors = vectors[worst]
+        distance, vectors = self.worst_distance, self.worst
+        if dist.is_initialized():
+            distance, place = gather_equal(distance).topk(WORST)
+            vectors = gather_equal(vectors)[place]
         dead = idle >= self.revive_after
         place = dead.cumsum(0) - 1  # the n-th dead code takes the n-th worst vector
         dead &= place < (distance > 0).sum()
@@ -116,19 +124,47 @@ class Quantizer(nn.Module):
         idle.masked_fill_(dead, 0)
 
     @torch.no_grad()
-    def _place_codes(self, vectors, iterations: int = 10):
-        """Spherical k-means over the first batch of all processes: rank 0 draws the seeds, all share the sums."""
+    def place_codes(self, batches, iterations: int = 10) -> None:
+        """Spherical k-means over the first step of all processes, unless it is done or not asked for.
+
+        batches: z and valid, as `forward` takes them, of each of this process's micro-batches of that step; not
+        iterated where nothing is to do. Rank 0 draws the seeds, all share the sums.
+        """
+        if self.ready:
+            return
         if self.kmeans_init and not self.embedding.initted.item():
-            self.embedding.weight.copy_(_draw(gather_rows(vectors), self.n_codes))
-            if dist.is_initialized():
-                dist.broadcast(self.embedding.weight.data, 0)
-            for _ in range(iterations):
-                count, total = self._sums(vectors, self._nearest(vectors)[0])
-                means = F.normalize(total, dim=-1)
-                rows = self.embedding.weight
-                rows.copy_(torch.where((count > 0)[:, None], means, rows))
+            parts = [z.float().reshape(-1, self.width) if valid is None else z[valid].float() for z, valid in batches]
+            with torch.autocast(self.total.device.type, enabled=False):
+                self._cluster([F.normalize(part, dim=-1) for part in parts], iterations)
         self.embedding.initted.fill_(1)
         self.ready = True
+
+    def _cluster(self, parts, iterations):
+        vectors, rows = torch.cat(parts), self.embedding.weight
+        everyone = torch.cat([gather_rows(part) for part in parts])  # in the order of the global batch, however cut
+        rows.copy_(_draw(everyone, self.n_codes))
+        if dist.is_initialized():
+            dist.broadcast(rows.data, 0)
+        for _ in range(iterations):
+            count, total = torch.zeros_like(self.count), torch.zeros_like(self.total)
+            _add(count, total, vectors, self._nearest(vectors)[0])
+            _sum_over_processes(count, total)
+            rows.copy_(torch.where((count > 0)[:, None], F.normalize(total, dim=-1), rows))
+
+
+@torch.no_grad()
+def _add(count, total, flat, indices, real=None):
+    """Add the vectors (M, K) to the count (n_codes,) and sum (n_codes, K) of their codes (M,); real (M,) bool."""
+    weight = flat.new_ones(len(flat)) if real is None else real.to(flat.dtype)
+    count.index_add_(0, indices, weight)  # where bincount would do: on CUDA that waits for the device
+    for vectors, codes, share in zip(flat.split(BLOCK), indices.split(BLOCK), weight.split(BLOCK), strict=True):
+        total.index_add_(0, codes, vectors * share[:, None])
+
+
+def _sum_over_processes(*tensors):
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.all_reduce(tensor)
 
 
 def gather_rows(vectors):

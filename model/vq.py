@@ -52,10 +52,21 @@ class VQ(nn.Module):
     def encode(self, x, chans, time, valid=None):
         """x (B, N, 200) in 100 uV; chans, time (B, N) int; valid (B, N) bool or None
         -> codes (B, N, K), indices (B, N), squared distances to the codes (B, N), features (B, N, D)."""
+        vectors, features = self._project(x, chans, time, valid)
+        codes, indices, distance = self.quantize(vectors, valid)
+        return codes, indices, distance, features
+
+    def _project(self, x, chans, time, valid):
+        """What is quantized (B, N, K), and the features (B, N, D)."""
         features = self.encoder(x, chans, time, valid)
         with torch.autocast(x.device.type, enabled=False):
-            codes, indices, distance = self.quantize(self.encode_task_layer(features.float()), valid)
-        return codes, indices, distance, features
+            return self.encode_task_layer(features.float()), features
+
+    @torch.no_grad()
+    def place_codes(self, batches) -> None:
+        """Start the codebook at the first step of training; batches: its micro-batches, as `tokenize` takes them."""
+        names = ("x", "chans", "time", "valid")
+        self.quantize.place_codes((self._project(*(eeg[name] for name in names))[0], eeg["valid"]) for eeg in batches)
 
     @torch.no_grad()
     def tokenize(self, eeg: dict):

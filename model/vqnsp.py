@@ -50,9 +50,17 @@ class VQNSP(nn.Module):
 
     def encode(self, x, chans):
         """x (B, C, S, 200) in 100 uV; chans (B, C) -> codes (B, N, K), indices (B, N), squared distances (B, N)."""
+        return self.quantize(self._project(x, chans))
+
+    def _project(self, x, chans):
         features = self.encoder(x.flatten(1, 2), chans)
         with torch.autocast(x.device.type, enabled=False):
-            return self.quantize(self.encode_task_layer(features.float()))
+            return self.encode_task_layer(features.float())
+
+    @torch.no_grad()
+    def place_codes(self, batches) -> None:
+        """Start the codebook at the first step of training; batches: its micro-batches, with x and chans."""
+        self.quantize.place_codes((self._project(batch["x"], batch["chans"]), None) for batch in batches)
 
     def decode(self, codes, chans):
         """codes (B, N, K); chans (B, C) -> z-scored amplitude and phase of every patch, (B, N, 200) each."""

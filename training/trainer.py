@@ -53,6 +53,14 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------------------- the loop
 
+    def prepare(self, start) -> None:
+        """Call `start` with all micro-batches of the first step, before it is taken; a resumed run has started."""
+        if self.step == 0:
+            (micro_batches,) = self.loader.epoch(0, 0, 1)
+            seed_everything(self.run.seed, 0, self.run.rank)  # as the step itself will
+            with self.run.autocast():
+                start(micro_batches)
+
     def epochs(self):
         """The epochs still to do; each is finished, and saved, when the body of the loop ends."""
         with self._hearing_signals():
