@@ -17,6 +17,7 @@ from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
 from dataset_maker.preprocessing import CleanEEG
 from errors import UserError
 from evaluation import make_predict
+from metrics import most_likely
 from model.labram import Classifier, class_probabilities
 from model.neurolm import NeuroLM
 from training.checkpoints import read_checkpoint
@@ -146,7 +147,7 @@ def _classify(model: Classifier, batch):
 def answer_table(task: Task, probabilities: np.ndarray, starts: np.ndarray, seconds: int) -> pd.DataFrame:
     """A row for each window: start, stop (s), the answer ("" where the model wrote none of them), and p_<answer>."""
     answered = probabilities.sum(1) > 0
-    best = [task.answers[label] if ok else "" for label, ok in zip(probabilities.argmax(1), answered, strict=True)]
+    best = [task.answers[label] if ok else "" for label, ok in zip(most_likely(probabilities), answered, strict=True)]
     table = pd.DataFrame({"start": starts, "stop": starts + seconds, "answer": best})
     for answer, column in zip(task.answers, probabilities.T, strict=True):
         table[f"p_{answer}"] = column
@@ -161,4 +162,4 @@ def summarize(task: Task, table: pd.DataFrame) -> str:
     shares = [(table["answer"] == answer).mean() for answer in task.answers]
     rows = zip(task.answers, means, shares, strict=True)
     said = ", ".join(f"{answer} {mean:.3f} ({share:.0%} of the windows)" for answer, mean, share in rows)
-    return f"{task.question} {task.answers[int(np.argmax(means))]}  [mean probability: {said}]"
+    return f"{task.question} {task.answers[most_likely(np.array([means]))[0]]}  [mean probability: {said}]"

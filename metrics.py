@@ -21,6 +21,13 @@ def default_metrics(n_classes: int) -> tuple[str, ...]:
     return BINARY_METRICS if n_classes == 2 else MULTICLASS_METRICS
 
 
+def most_likely(probabilities):
+    """The answer (n,) of each row (n, A), NumPy's or PyTorch's; of two equally likely ones the second: p >= .5."""
+    if probabilities.shape[1] == 2:
+        return (probabilities[:, 1] >= probabilities[:, 0]) * 1
+    return probabilities.argmax(1)
+
+
 def score_metrics(labels, probabilities, n_classes: int, names=None) -> dict[str, float]:
     """Metrics by name (default: the papers' four) of labels (n,) and probabilities (n, A).
 
@@ -77,7 +84,7 @@ class _Scorer:
         self._check(probabilities)
         self.groups = np.zeros(len(self.labels), dtype=int) if groups is None else groups
         answered = probabilities.sum(1) > 0
-        predicted = np.where(answered, probabilities.argmax(1), n_classes)
+        predicted = np.where(answered, most_likely(probabilities), n_classes)
         n_groups = self.groups.max(initial=0) + 1
         self.counts = np.zeros((n_groups, n_classes, n_classes + 1))
         np.add.at(self.counts, (self.groups, self.labels, predicted), 1)

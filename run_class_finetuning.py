@@ -21,6 +21,7 @@ from dataset.checks import check_eeg
 from dataset.tasks import Task
 from dataset.windows import class_names, describe_tasks, labelled_folder, labram_labelled_windows
 from evaluation import classify_windows, report
+from metrics import most_likely
 from model.labram import (
     CLASSIFIERS,
     Classifier,
@@ -164,7 +165,7 @@ def main(args):
                 with trainer.forward(last=batch is micro_batches[-1]):
                     logits = trainer.model(batch["x"], batch["chans"])
                 loss = class_loss(logits, batch["label"], args.smoothing)
-                correct = class_probabilities(logits.detach()).argmax(-1) == batch["label"]
+                correct = most_likely(class_probabilities(logits.detach())) == batch["label"]
                 trainer.backward({"class": loss / shares}, accuracy=correct.float().mean() / shares)
             trainer.update(samples=args.batch_size * shares)
 

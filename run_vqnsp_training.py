@@ -46,7 +46,7 @@ def get_args(argv=None):
     flag("--codebook_n_emd", type=positive, default=8192, help="number of codes")
     flag("--codebook_emd_dim", type=positive, default=32, help="width of a code; 64 in the paper")
     flag("--ema_decay", type=share, default=0.99, help="of the codebook's moving averages")
-    flag("--quantize_kmeans_init", action=switch, default=False, help="place the codes by k-means on the first batch")
+    flag("--quantize_kmeans_init", action=switch, default=False, help="place the codes by k-means on the first step")
     flag("--revive_dead_codes", type=natural, default=0, help="re-seed codes idle for so many steps; 0: never")
     # training
     flag("--epochs", type=positive, default=100)

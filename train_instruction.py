@@ -59,8 +59,8 @@ def get_args(argv=None):
     flag("--dropout", type=share, default=0.0)
     # training
     flag("--epochs", type=positive, default=5)
-    flag("--warmup_epochs", type=natural, default=1, help="read when --warmup_ratio is 0")
-    flag("--warmup_ratio", type=share, default=0.1, help="warm-up as a share of all steps")
+    flag("--warmup_epochs", type=natural, default=1, help="read when --warmup_ratio gives no step")
+    flag("--warmup_ratio", type=share, default=0.1, help="warm-up as a share of all steps, rounded down")
     flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
     flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
     flag("--mixing", choices=MIXINGS, default="proportional", help="share of each task in the batches")
@@ -173,9 +173,7 @@ def main(args):
         raw_model.measure_features(loader.to_measure())
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
-    warmup_steps = args.warmup_epochs * loader.steps_per_epoch
-    if args.warmup_ratio:
-        warmup_steps = round(args.warmup_ratio * steps)
+    warmup_steps = int(args.warmup_ratio * steps) or args.warmup_epochs * loader.steps_per_epoch
     trainer = start_training(
         raw_model, run, args, out_dir, loader, fsdp=args.fsdp, steps=steps, warmup_steps=warmup_steps,
         extra=raw_model.config_args()

@@ -132,6 +132,10 @@ class Backbone(nn.Module):
         for embedding in (self.cls_token, self.pos_embed, self.time_embed):
             nn.init.trunc_normal_(embedding, std=0.02)
         self.apply(init_linear)
+        self.scale_residuals()
+
+    def scale_residuals(self) -> None:
+        """At the start, deeper blocks add less to the residual stream."""
         for i, block in enumerate(self.blocks):
             for projection in (block.attn.proj, block.mlp.fc2):
                 projection.weight.data.div_(math.sqrt(2.0 * (i + 1)))

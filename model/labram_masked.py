@@ -9,9 +9,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.labram import BACKBONES, Backbone, LaBraMConfig
-from model.neural_transformer import init_linear
 
 MASKED_MODELS = {f"labram_{size}_patch200_1600_8k_vocab": config for size, config in BACKBONES.items()}
+
+
+def one_sigma_(weight) -> None:
+    """Normal 0.02 truncated at one deviation; in the tokenizer and the classifier, officially, at a hundred."""
+    nn.init.trunc_normal_(weight, std=0.02, a=-0.02, b=0.02)
+
+
+def init_one_sigma(module: nn.Module) -> None:
+    """Linear layers and convolutions of the masked model: truncated normal, zero bias."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        one_sigma_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class Student(Backbone):
@@ -20,10 +32,12 @@ class Student(Backbone):
     def __init__(self, config: LaBraMConfig, n_codes: int):
         super().__init__(config)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.n_embd))
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.norm = nn.LayerNorm(config.n_embd, eps=1e-6)
         self.lm_head = nn.Linear(config.n_embd, n_codes).requires_grad_(False)  # official: unused
-        init_linear(self.lm_head)
+        for embedding in (self.cls_token, self.mask_token, self.pos_embed, self.time_embed):
+            one_sigma_(embedding)
+        self.apply(init_one_sigma)
+        self.scale_residuals()
 
     def forward(self, tokens, chans, masked):
         """tokens (B, N, D), the embedded patches; chans (B, C); masked (B, N) bool -> features (B, N, D)."""
@@ -39,7 +53,7 @@ class MaskedModel(nn.Module):
         super().__init__()
         self.student = Student(config, n_codes)
         self.lm_head = nn.Linear(config.n_embd, n_codes)
-        init_linear(self.lm_head)
+        one_sigma_(self.lm_head.weight)  # official: its bias starts as PyTorch's, uniform
         projection = nn.Linear(config.n_embd, config.n_embd)
         self.projection_head = nn.Sequential(projection, nn.GELU()).requires_grad_(False)  # official: unused
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from errors import UserError
 from model.gpt import GPT, GPTConfig
 from model.inputs import BANDS, FeatureScale, log_band_power
-from model.neural_transformer import NeuralTransformer, NTConfig
+from model.neural_transformer import NeuralTransformer, NTConfig, init_linear
 from training.checkpoints import load_strictly, parts, plain_names, read_checkpoint, settings
 
 TEXT_ROWS = 50304  # of wte and lm_head; EEG code i is class 50304 + i
@@ -70,6 +70,7 @@ class NeuroLM(nn.Module):
         self.power_embed = nn.Linear(len(BANDS), lm.n_embd) if band_power else None
         if encoder.n_embd != lm.n_embd:
             self.encode_transform_layer = nn.Sequential(nn.Linear(encoder.n_embd, lm.n_embd), nn.GELU())
+            self.encode_transform_layer.apply(init_linear)
         else:
             self.encode_transform_layer = nn.Identity()
         self.pos_embed = nn.Embedding(256, lm.n_embd)

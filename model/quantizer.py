@@ -142,7 +142,8 @@ class Quantizer(nn.Module):
     def _cluster(self, parts, iterations):
         vectors, rows = torch.cat(parts), self.embedding.weight
         everyone = torch.cat([gather_rows(part) for part in parts])  # in the order of the global batch, however cut
-        rows.copy_(_draw(everyone, self.n_codes))
+        seeds = _draw(everyone, self.n_codes)
+        rows[: len(seeds)] = seeds
         if dist.is_initialized():
             dist.broadcast(rows.data, 0)
         for _ in range(iterations):
@@ -187,10 +188,9 @@ def gather_equal(rows):
 
 
 def _draw(vectors, n):
-    """n rows of `vectors`: different ones while they last, then again."""
-    if len(vectors) >= n:
-        return vectors[torch.randperm(len(vectors), device=vectors.device)[:n]]
-    return vectors[torch.randint(len(vectors), (n,), device=vectors.device)]
+    """n different rows of `vectors`, or all where there are fewer, in random order. None twice: of two codes of one
+    place the rounding would choose."""
+    return vectors[torch.randperm(len(vectors), device=vectors.device)[:n]]
 
 
 def codebook_use(counts) -> dict[str, float]:

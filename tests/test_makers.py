@@ -3,6 +3,7 @@
 import hashlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import mne
@@ -11,8 +12,9 @@ import pytest
 import yaml
 from raw_files import EEGMAT, run_maker, table, write_edf, write_workload
 
+from dataset.hdf5 import RATE
 from dataset.recordings import RecordingReader, describe_dataset, open_dataset, segments
-from dataset_maker import make_h5dataset_for_pretrain, make_Workload
+from dataset_maker import make_h5dataset_for_pretrain, make_SEED, make_Workload
 from dataset_maker.preprocessing import load_recording
 from errors import UserError
 
@@ -146,3 +148,13 @@ def test_any_folder_for_pretraining(shared, tmp_path):
     assert len(open_dataset(out, "val")) == 1
     assert yaml.safe_load((out / "dataset.yaml").read_text())["labels"] is None
     assert segments(recordings[0]).shape == (0, 3)
+
+
+def test_windows_of_seed_end_with_their_clips():
+    """853 a recording; the official code counts a second more for each clip, and so two more windows of training."""
+    clean = SimpleNamespace(eeg=np.broadcast_to(np.float32(0), (62, 4000 * RATE)))
+    pieces = make_SEED.clips(SimpleNamespace(name="1_1"), clean)
+    assert [len(piece.rows) for piece in pieces] == [505, 177, 171]
+    windows = [(piece.start + start, piece.start + stop) for piece in pieces for start, stop, _ in piece.rows]
+    clips = [(start * RATE, stop * RATE) for start, stop in zip(make_SEED.STARTS, make_SEED.STOPS, strict=True)]
+    assert all(any(first <= start and stop <= last for first, last in clips) for start, stop in windows)
