@@ -21,6 +21,7 @@ from inference import answer_table, ask, choose_channels, cut, load_model, summa
 from model.labram import Classifier
 from model.neurolm import NeuroLM
 from training.checkpoints import find_checkpoint
+from training.padding import QUESTION_TOKENS, choose_padding
 from utils import start_run
 
 
@@ -40,6 +41,8 @@ def get_args(argv=None):
     flag("--aliases", type=Path, help="YAML file of channel names and their places, 'E22: FP1'")
     flag("--answer_by", choices=["score", "generate"], default="score", help="most likely answer, or freely written")
     flag("--features", action=switch, default=True, help="write the features of each window")
+    flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to 276 tokens, "
+         "as officially; default: as in the training")  # fmt: skip
     flag("--batch_size", type=int, default=64)
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
@@ -57,6 +60,10 @@ def main(args):
     path = find_checkpoint(path, "./", "--NeuroLM_path" if args.NeuroLM_path else "--LaBraM_path")
     model, questions = load_model(kind, path, args.tasks, args.window)
     model.to(run.device)
+    if kind is NeuroLM:
+        choose_padding(model.tokenizer, args.official_padding, QUESTION_TOKENS, run)
+    elif args.official_padding is not None:
+        raise UserError("--official_padding: LaBraM pads nothing, the flag is for --NeuroLM_path")
     aliases = load_aliases(args.aliases) if args.aliases else None
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from model.vq import VQ_Align
 from training.checkpoints import find_checkpoint
 from training.flags import at_least, natural, nonnegative, positive, share
 from training.loading import Loader, to_device
+from training.padding import QUESTION_TOKENS, choose_padding
 from training.provenance import describe_data
 from training.sampling import MIXINGS, POOL, Mixture, mixing_shares
 from training.starting import BEST, NEWEST, resumes, stage_folder, start_training
@@ -56,6 +57,8 @@ def get_args(argv=None):
          "With --init_from gpt2 and scratch; else as in stage 2")  # fmt: skip
     flag("--band_power", action=switch, default=False, help="also give the language model each token's log band power, "
          "standardized; likewise")  # fmt: skip
+    flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to 276 tokens, "
+         "as officially; default: as in the stage before")  # fmt: skip
     flag("--dropout", type=share, default=0.0)
     # training
     flag("--epochs", type=positive, default=5)
@@ -135,6 +138,11 @@ def main(args):
         )
         raw_model.tokenizer.load_state_dict(tokenizer.encoder.state_dict())
     raw_model.to(run.device)
+    newest = out_dir / NEWEST if resumes(args, out_dir) and not args.eval_only else None
+    encoder = raw_model.tokenizer
+    args.official_padding = choose_padding(encoder, args.official_padding, QUESTION_TOKENS, run, newest)
+    for task, windows in (row for windows_of in sets.values() for row in windows_of.items()):
+        encoder.patch_embed.check_tokens(int(windows.shapes().prod(1).max()), f"a window of task {task.name}")
 
     answering = (args.eeg_batch_size, run, args.num_workers, args.answer_by)
     named = [f"NeuroLM-{args.size}"]  # what runs of other seeds share
