@@ -16,7 +16,7 @@ from dataset.tasks import Task, load_tasks
 from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
 from dataset_maker.preprocessing import CleanEEG
 from errors import UserError
-from evaluation import make_predict
+from evaluation import is_among, make_predict
 from metrics import most_likely
 from model.labram import Classifier, class_probabilities
 from model.neurolm import NeuroLM
@@ -31,6 +31,7 @@ class Question:
     task: Task
     seconds: int
     channels: tuple[str, ...] | None = None  # None: not known
+    trained: bool = True  # the model has learnt this task
 
 
 def load_model(kind: type, path, names=None, seconds=None) -> tuple[NeuroLM | Classifier, list[Question]]:
@@ -55,7 +56,8 @@ def load_model(kind: type, path, names=None, seconds=None) -> tuple[NeuroLM | Cl
             raise UserError(f"{path} does not say how long the windows of task {task.name} were: give --window SECONDS")
         if not 1 <= length <= MAX_SECONDS:
             raise UserError(f"--window {length}: windows have 1 to {MAX_SECONDS} seconds")
-        questions.append(Question(task, length, tuple(row["channels"]) if row else None))
+        channels = tuple(row["channels"]) if row else None
+        questions.append(Question(task, length, channels, is_among(task, trained.values())))
     return model, questions
 
 
@@ -127,7 +129,7 @@ def ask(model: NeuroLM | Classifier, task: Task, windows: list[dict], batch_size
 
 def _check_classifier(windows: list[dict], answer_by: str) -> None:
     if answer_by != "score":
-        raise UserError("--answer_by generate: a LaBraM classifier cannot write")
+        raise UserError(f"--answer_by {answer_by}: a LaBraM classifier cannot write, nor score texts")
     beyond = [STANDARD_1020[row] for row in windows[0]["rows"] if row >= LABRAM_ROWS]
     if beyond:
         raise UserError(f"LaBraM has no position for channel {', '.join(beyond)}: choose others with --channels")

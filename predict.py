@@ -17,10 +17,12 @@ import errors
 from dataset.channels import load_aliases
 from dataset_maker.preprocessing import load_recording
 from errors import UserError
+from evaluation import ANSWERING, choose_scoring
 from inference import answer_table, ask, choose_channels, cut, load_model, summarize
 from model.labram import Classifier
 from model.neurolm import NeuroLM
 from training.checkpoints import find_checkpoint
+from training.padding import QUESTION_TOKENS, choose_padding
 from utils import start_run
 
 
@@ -38,8 +40,11 @@ def get_args(argv=None):
     flag("--notch", type=float, default=50.0, help="mains frequency in Hz where it was recorded, 0: none")
     flag("--channels", nargs="+", help="names of the table to use; default: those of the training")
     flag("--aliases", type=Path, help="YAML file of channel names and their places, 'E22: FP1'")
-    flag("--answer_by", choices=["score", "generate"], default="score", help="most likely answer, or freely written")
+    flag("--answer_by", choices=ANSWERING, default="score", help="most likely answer (per token where a task is not of "
+         "the training and its answers differ in length), one way for all, or freely written")  # fmt: skip
     flag("--features", action=switch, default=True, help="write the features of each window")
+    flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to 276 tokens, "
+         "as officially; default: as in the training")  # fmt: skip
     flag("--batch_size", type=int, default=64)
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
@@ -57,6 +62,10 @@ def main(args):
     path = find_checkpoint(path, "./", "--NeuroLM_path" if args.NeuroLM_path else "--LaBraM_path")
     model, questions = load_model(kind, path, args.tasks, args.window)
     model.to(run.device)
+    if kind is NeuroLM:
+        choose_padding(model.tokenizer, args.official_padding, QUESTION_TOKENS, run)
+    elif args.official_padding is not None:
+        raise UserError("--official_padding: LaBraM pads nothing, the flag is for --NeuroLM_path")
     aliases = load_aliases(args.aliases) if args.aliases else None
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)
@@ -70,10 +79,11 @@ def main(args):
             run.say(f"  {note}")
         for question in questions:
             task, seconds = question.task, question.seconds
+            way, scored = choose_scoring(task, question.trained, args.answer_by)
             try:
                 chosen, said = choose_channels(clean, None if args.channels else question.channels)
                 windows = cut(chosen, seconds, args.stride)
-                probabilities, features = ask(model, task, windows, args.batch_size, run, args.answer_by)
+                probabilities, features = ask(model, task, windows, args.batch_size, run, way)
             except UserError as error:
                 raise UserError(f"{recording}: {error}") from None
             starts = np.arange(len(windows)) * (args.stride or seconds)
@@ -83,8 +93,8 @@ def main(args):
             if args.features:
                 np.savez(f"{stem}_features.npz", features=features, start=starts, channels=chosen.channels)
             run.say(f"  {task.name}, {len(windows)} windows of {seconds} s: {summarize(task, table)}")
-            if said:
-                run.say(f"  {said}")
+            for sentence in filter(None, (said, scored)):
+                run.say(f"  {sentence}")
     run.say(f"\nwritten to {args.out_dir}")
 
 

@@ -21,16 +21,17 @@ from dataset.tasks import find_tasks
 from dataset.text import load_tokenizer, open_text
 from dataset.windows import describe_tasks, open_tasks
 from errors import UserError
-from evaluation import answer_tasks, report, results_table
+from evaluation import ANSWERING, answer_tasks, report, results_table
 from features import cache_features
 from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ_Align
-from training.checkpoints import find_checkpoint
+from training.checkpoints import find_checkpoint, read_checkpoint
 from training.flags import at_least, natural, nonnegative, positive, share
 from training.loading import Loader, to_device
+from training.padding import QUESTION_TOKENS, choose_padding
 from training.provenance import describe_data
-from training.sampling import MIXINGS, POOL, Mixture, mixing_shares
+from training.sampling import MIXINGS, Mixture, mixing_shares
 from training.starting import BEST, NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 from validation import log_answers
@@ -56,6 +57,8 @@ def get_args(argv=None):
          "With --init_from gpt2 and scratch; else as in stage 2")  # fmt: skip
     flag("--band_power", action=switch, default=False, help="also give the language model each token's log band power, "
          "standardized; likewise")  # fmt: skip
+    flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to 276 tokens, "
+         "as officially; default: as in the stage before")  # fmt: skip
     flag("--dropout", type=share, default=0.0)
     # training
     flag("--epochs", type=positive, default=5)
@@ -65,8 +68,8 @@ def get_args(argv=None):
     flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
     flag("--mixing", choices=MIXINGS, default="proportional", help="share of each task in the batches")
     flag("--mixing_temperature", type=float, default=2.0, help="T of temperature: shares as windows ** (1 / T)")
-    flag("--length_pool", type=positive, default=POOL, help="steps whose windows are sorted by length together; 1: "
-         "every step keeps the whole mixture of tasks")  # fmt: skip
+    flag("--length_pool", type=positive, default=1, help="sort the windows of so many steps by length: less padding, "
+         "but many steps are of one task; 1, as officially: each has the whole mixture")  # fmt: skip
     flag("--eeg_batch_size", type=positive, default=64, help="EEG windows of a process and micro-batch")
     flag("--text_batch_size", type=natural, default=16, help="text windows beside them; 0: no text")
     flag("--gradient_accumulation_steps", type=positive, default=1)
@@ -79,7 +82,8 @@ def get_args(argv=None):
     flag("--beta2", type=share, default=0.95)
     flag("--grad_clip", type=nonnegative, default=1.0, help="0: no clipping")
     flag("--eval_only", action=switch, default=False, help="answer the test sets with --NeuroLM_path or the best epoch")
-    flag("--answer_by", choices=["score", "generate"], default="score", help="most likely answer, or freely written")
+    flag("--answer_by", choices=ANSWERING, default="score", help="most likely answer (per token where a task is not of "
+         "the training and its answers differ in length), one way for all, or freely written")  # fmt: skip
     # run
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
     flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
@@ -117,7 +121,8 @@ def main(args):
     # -------------------------------------------------------------------------------------------------------- model
     if args.eval_only:
         path = find_checkpoint(args.NeuroLM_path, args.out_dir, "--NeuroLM_path", f"checkpoints/{out_dir.name}/{BEST}")
-        raw_model = NeuroLM.load(path, size=args.size)
+        checkpoint = read_checkpoint(path)
+        raw_model = NeuroLM.from_checkpoint(checkpoint, str(path), size=args.size)
     elif args.init_from == "NeuroLM":
         default = Path("checkpoints", f"NeuroLM-{args.size}", NEWEST)
         path = find_checkpoint(args.NeuroLM_path, args.out_dir, "--NeuroLM_path", default)
@@ -135,6 +140,11 @@ def main(args):
         )
         raw_model.tokenizer.load_state_dict(tokenizer.encoder.state_dict())
     raw_model.to(run.device)
+    newest = out_dir / NEWEST if resumes(args, out_dir) and not args.eval_only else None
+    encoder = raw_model.tokenizer
+    args.official_padding = choose_padding(encoder, args.official_padding, QUESTION_TOKENS, run, newest)
+    for task, windows in (row for windows_of in sets.values() for row in windows_of.items()):
+        encoder.patch_embed.check_tokens(int(windows.shapes().prod(1).max()), f"a window of task {task.name}")
 
     answering = (args.eeg_batch_size, run, args.num_workers, args.answer_by)
     named = [f"NeuroLM-{args.size}"]  # what runs of other seeds share
@@ -142,15 +152,15 @@ def main(args):
         named.append("without pre-training")
     if raw_model.power_embed is not None:
         named.append("band power")
-    if args.answer_by == "generate":
-        named.append("answers written freely")
+    if args.answer_by != "score":
+        named.append("answers written freely" if args.answer_by == "generate" else args.answer_by)
     about = {"method": ", ".join(named), "seed": args.seed}
     if args.cache_features:
         reading = (args.eeg_batch_size, run, args.num_workers)
         sets = cache_features(args.cache_features, sets, tasks, raw_model, *reading)
 
     if args.eval_only:
-        evaluations = answer_tasks(raw_model, sets["test"], "test", *answering)
+        evaluations = answer_tasks(raw_model, sets["test"], "test", *answering, checkpoint.get("tasks", []))
         report(out_dir / f"eval_{args.answer_by}", evaluations, run, **about, checkpoint=path)
         return
 

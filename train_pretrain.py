@@ -24,6 +24,7 @@ from model.vq import VQ, VQ_Align
 from training.checkpoints import find_checkpoint
 from training.flags import at_least, natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader, to_device
+from training.padding import choose_padding
 from training.provenance import describe_data
 from training.starting import NEWEST, resumes, stage_folder, start_training
 from utils import start_run
@@ -48,6 +49,8 @@ def get_args(argv=None):
     flag("--standardize", action=switch, default=False, help="standardize the encoder's features; the paper does not")
     flag("--band_power", action=switch, default=False, help="also give the language model each token's log band power, "
          "standardized; the paper does not")  # fmt: skip
+    flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to --block_size tokens, "
+         "as officially; default: as in stage 1")  # fmt: skip
     flag("--dropout", type=share, default=0.0)
     # training
     flag("--epochs", type=positive, default=20)
@@ -111,6 +114,8 @@ def main(args):
     path = find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", Path("checkpoints", "VQ", NEWEST))
     tokenizer = VQ_Align.load(path).VQ
     tokenizer.to(run.device).eval().requires_grad_(False)
+    newest = out_dir / NEWEST if resumes(args, out_dir) else None
+    args.official_padding = choose_padding(tokenizer.encoder, args.official_padding, args.block_size, run, newest)
     gpt2 = None
     if args.init_from == "gpt2" and LM_SIZES[args.size].gpt2 and not resumes(args, out_dir):
         with run.main_first():

@@ -22,8 +22,9 @@ from model.neurolm import LM_SIZES
 from model.vq import VQ_SIZES, VQ_Align, reversal_weight
 from training.flags import at_least, natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader
+from training.padding import choose_padding
 from training.provenance import describe_data
-from training.starting import resumes, stage_folder, start_training
+from training.starting import NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 from validation import draw_neurolm_window, log_codebook
 
@@ -41,6 +42,8 @@ def get_args(argv=None):
     flag("--size", choices=VQ_SIZES, default="B")
     flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the text embedding comes from")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: gpt2")
+    flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to --block_size tokens, "
+         "as officially; default: no")  # fmt: skip
     # training
     flag("--epochs", type=positive, default=50)
     flag("--warmup_epochs", type=natural, default=5)
@@ -101,6 +104,8 @@ def main(args):
     raw_model = VQ_Align.from_size(args.size)
     quantizer = raw_model.VQ.quantize
     quantizer.revive_after, quantizer.hold = args.revive_dead_codes, True  # all micro-batches are one step
+    newest = out_dir / NEWEST if resumes(args, out_dir) else None
+    args.official_padding = choose_padding(raw_model.VQ.encoder, args.official_padding, args.block_size, run, newest)
     pretrained = LM_SIZES[args.size].gpt2 and args.init_from == "gpt2"
     if pretrained and not resumes(args, out_dir):
         with run.main_first():

@@ -9,7 +9,6 @@ import numpy as np
 from errors import UserError
 
 MIXINGS = ("proportional", "balanced", "temperature")
-POOL = 8  # steps whose samples are sorted by length together
 
 
 class Interleaved:
@@ -35,15 +34,16 @@ class Interleaved:
 
 
 class Mixture:
-    """Groups of samples mixed in given shares; samples of similar length share a step, and then a micro-batch.
+    """Groups of samples mixed in given shares; samples of similar length share a micro-batch.
 
     Each group is a deck of cards that is dealt on from epoch to epoch and shuffled anew when it is used up: whatever
     its share, none of its samples is read twice before all were read. An epoch reads as many samples as there are.
     """
 
-    def __init__(self, groups, shares, lengths, pool: int = POOL):
+    def __init__(self, groups, shares, lengths, pool: int = 1):
         """groups: arrays of positions; shares: of each group, summing to 1; lengths (n,): of each sample; pool: of so
-        many steps the samples are sorted by length and cut into steps (1: a step keeps the whole mixture)."""
+        many steps the samples are sorted by length and cut into steps. 1, as officially: a step keeps the whole
+        mixture, and a group its share of the loss; more: less padding, but many steps are of one group."""
         self.groups, self.shares, self.lengths, self.pool = groups, np.asarray(shares), np.asarray(lengths), pool
 
     def steps(self, per_step: int) -> int:
