@@ -3,7 +3,7 @@
 C channels · T samples · W windows · A answers · D width of the features
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 
 from dataset.batches import collate_eeg, collate_montage
 from dataset.channels import STANDARD_1020, channel_rows
-from dataset.tasks import Task, load_tasks
+from dataset.tasks import Task, load_tasks, task_of
 from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
 from dataset_maker.preprocessing import CleanEEG
 from errors import UserError
@@ -44,10 +44,14 @@ def load_model(kind: type, path, names=None, seconds=None) -> tuple[NeuroLM | Cl
     model = kind.from_checkpoint(checkpoint, str(path))
     if names and kind is Classifier:
         raise UserError(f"--tasks: {path} is a classifier, it knows nothing but {', '.join(checkpoint['classes'])}")
-    trained = {row["name"]: row for row in checkpoint.get("tasks", [])}
+    described = checkpoint.get("tasks", [])
+    if not isinstance(described, list):
+        raise UserError(f"{path}: its tasks are a {type(described).__name__}, expected a list")
+    learnt = [task_of(row, str(path)) for row in described]
+    trained = {row["name"]: row for row in described}
     if not names and not trained:
         raise UserError(f"{path} does not say which tasks it was trained on: name them, --tasks TUAB my_task.yaml")
-    tasks = load_tasks(names, with_dataset=False) if names else [_task_of(row) for row in trained.values()]
+    tasks = load_tasks(names, with_dataset=False) if names else learnt
     questions = []
     for task in tasks:
         row = trained.get(task.name, {})
@@ -59,12 +63,6 @@ def load_model(kind: type, path, names=None, seconds=None) -> tuple[NeuroLM | Cl
         channels = tuple(row["channels"]) if row else None
         questions.append(Question(task, length, channels, is_among(task, trained.values())))
     return model, questions
-
-
-def _task_of(row: dict) -> Task:
-    """The task of a row that `dataset.windows.describe_tasks` made."""
-    values = {field.name: row[field.name] for field in fields(Task)}
-    return Task(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def choose_channels(clean: CleanEEG, wanted) -> tuple[CleanEEG, str]:

@@ -6,12 +6,11 @@ are separate rows for the same places: a recording keeps the names it came with.
 
 import functools
 import re
-from pathlib import Path
 
 import numpy as np
-import yaml
 
 from errors import UserError
+from files import read_yaml
 
 STANDARD_1020 = tuple(
     """
@@ -64,11 +63,10 @@ def load_aliases(path) -> dict[str, str]:
 
     Raises UserError for a missing or malformed file and for a target that the table does not have.
     """
-    path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"channel aliases {path} cannot be read: {' '.join(str(error).split())}") from None
+        content = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"channel aliases {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"channel aliases {path}: expected lines such as 'E22: FP1', one a channel")
     aliases = {}

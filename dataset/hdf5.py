@@ -9,17 +9,21 @@ import numpy as np
 
 from dataset.channels import canonical_name
 from errors import UserError
+from files import check_file
 
 RATE = 200  # Hz, of everything that the models read
 TRIAL_WINDOW = 4  # seconds; SEED's files mark trials, its windows are 4 s long
 MAX_CHUNK_BYTES = 256 * 2**20
+MAX_STORED_BYTES = 2**20  # of a compressed chunk: the library inflates all of it, up to 1032 times as much
 MAX_WINDOWS = 10**6  # labelled ones in a recording
+MAX_SECONDS = 10**7  # of a recording: 115 days
 # what h5py raises on damaged files
 _FAILURES = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError)
 
 
 def open_file(path) -> h5py.File:
     """Open for reading. Raises UserError when it is no HDF5 file."""
+    check_file(path)
     try:
         # No chunk cache: random windows never hit it, and without it only the samples asked for are read.
         return h5py.File(path, "r", rdcc_nbytes=0, locking=False)
@@ -38,22 +42,49 @@ def group_names(file) -> list[str]:
 def open_eeg(file, group) -> tuple[h5py.Dataset, tuple[str, ...]]:
     """The EEG (C, T) of a group and its channels by the table's names. Raises UserError for anything else."""
     try:
-        links = [file.get(name, getlink=True) for name in (group, f"{group}/eeg")]
-        if not all(isinstance(link, h5py.HardLink) for link in links):
-            raise ValueError("it links to another file")
+        _check_link(file, group)
         node = file[group]
-        eeg = node["eeg"]
+        eeg = _open_dataset(node, "eeg")
         written = [x.decode() if isinstance(x, bytes) else str(x) for x in _attribute(node, eeg, "chOrder", ())]
         rate = float(_attribute(node, eeg, "rsFreq", 0))
         if eeg.ndim != 2 or eeg.dtype.kind not in "fi" or len(written) != len(eeg) or not eeg.size:
             raise ValueError(f"{len(written)} names in chOrder for eeg {eeg.dtype} {eeg.shape}")
-        if eeg.is_virtual or eeg.external or np.prod(eeg.chunks or 1, dtype=float) * 8 > MAX_CHUNK_BYTES:
-            raise ValueError("its eeg is not stored in chunks of seconds")
+        if eeg.shape[1] > MAX_SECONDS * RATE:
+            raise ValueError(f"{eeg.shape[1]} samples, {MAX_SECONDS} s at most")
     except _FAILURES as error:
         raise UserError(f"{file.filename}, group {group}: not a recording: {error}; run its maker again") from None
     if rate != RATE:
         raise UserError(f"{file.filename}, group {group}: sampled at {rate:g} Hz (rsFreq), expected {RATE}")
     return eeg, known_channels(f"{file.filename}, group {group}", written)
+
+
+def _check_link(node, name) -> None:
+    if not isinstance(node.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"its {name} is missing, or links to another file or place")
+
+
+def _open_dataset(node, name) -> h5py.Dataset:
+    """A dataset of a group. Raises ValueError where its values lie elsewhere, or a few would fill the memory."""
+    _check_link(node, name)
+    data = node[name]
+    if not isinstance(data, h5py.Dataset):
+        raise ValueError(f"its {name} is no dataset")
+    large = np.prod(data.chunks or 1, dtype=float) * max(data.dtype.itemsize, 8) > MAX_CHUNK_BYTES
+    if data.is_virtual or data.external or large:
+        raise ValueError(f"its {name} is not stored in chunks of seconds")
+    _check_filters(data, name)
+    return data
+
+
+def _check_filters(data, name) -> None:
+    """Raise ValueError for what inflates to more than its chunk: the library finds out when the memory is full."""
+    layout = data.id.get_create_plist()
+    filters = [layout.get_filter(i)[0] for i in range(layout.get_nfilters())]
+    stored = [0]
+    if filters:
+        data.id.chunk_iter(lambda chunk: stored.append(chunk.size))
+    if max(stored) > MAX_STORED_BYTES or len(set(filters)) < len(filters):
+        raise ValueError(f"its {name} is compressed twice, or in chunks of more than {MAX_STORED_BYTES} bytes")
 
 
 def known_channels(where, written) -> tuple[str, ...]:
@@ -70,7 +101,7 @@ def read_segments(file, group) -> np.ndarray:
     try:
         node = file[group]
         if "segments" in node:
-            rows = node["segments"]
+            rows = _open_dataset(node, "segments")
             if rows.ndim != 2 or rows.shape[1] != 3 or rows.dtype.kind not in "iu" or len(rows) > MAX_WINDOWS:
                 raise ValueError(f"segments {rows.dtype} {rows.shape}")
             return rows[:].astype(np.int64)
@@ -87,6 +118,8 @@ def _trial_windows(start, stop, label, samples) -> np.ndarray:
     if len(label) and label.min() < 0:  # SEED's own labels: 1 positive, 0 neutral, -1 negative
         label = 1 - label
     step = TRIAL_WINDOW * RATE
+    if not np.isfinite(label).all() or not (stop - start).clip(min=0).sum() / step <= MAX_WINDOWS:
+        raise ValueError(f"its trials give more than {MAX_WINDOWS} windows, or are no numbers")
     rows = [
         (first, first + step, int(kind))
         for begin, end, kind in zip(start, stop, label, strict=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from dataset.channels import TUH_CHANNELS
 from errors import UserError
+from files import check_file
 
 
 class _NotPlain(Exception):
@@ -133,6 +134,7 @@ class _Unpickler(pickle._Unpickler):
 
 def load_pickle(path) -> dict:
     """Read one pickled dict of plain values and numpy arrays. Raises UserError naming the file and what it holds."""
+    check_file(path)
     try:
         content = _Unpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
     except OSError as error:

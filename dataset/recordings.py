@@ -13,13 +13,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import yaml
 
 from dataset.channels import channel_rows
-from dataset.hdf5 import RATE, known_channels, open_eeg, open_file, read_segments
+from dataset.hdf5 import MAX_SECONDS, RATE, known_channels, open_eeg, open_file, read_segments
 from dataset.pickles import load_sample
 from dataset.scan import scan_files
 from errors import UserError
+from files import check_file, check_name, read_yaml
 
 SPLITS = ("train", "val", "test")
 _PICKLES = {".pkl", ".pickle"}
@@ -82,14 +82,13 @@ def describe_dataset(folder) -> dict:
         if (folder / "manifest.csv").is_file():
             raise UserError(f"{path} is missing beside manifest.csv; copy it too, or run the maker again")
         return {"name": folder.name, "labels": None, "rate": RATE}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    labels = content.get("labels") if isinstance(content, dict) else ()
-    if labels is not None and not (isinstance(labels, list) and labels and all(isinstance(x, str) for x in labels)):
-        raise UserError(f"{path}: expected 'name:' and 'labels:', a list of label names or nothing")
-    return {"name": folder.name, "rate": RATE} | content | {"labels": labels}
+    content = read_yaml(path)
+    about = {"name": folder.name, "rate": RATE, "labels": None} | (content if isinstance(content, dict) else {})
+    labels = about["labels"]
+    named = labels is None or (isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels))
+    if not (isinstance(content, dict) and isinstance(about["name"], str) and named):
+        raise UserError(f"{path}: expected 'name:', a text, and 'labels:', a list of label names or nothing")
+    return about
 
 
 def open_dataset(folder, split) -> list[Recording]:
@@ -123,11 +122,15 @@ def _read_manifest(folder) -> list[Recording]:
     path = folder / "manifest.csv"
     labels = len(about["labels"] or ())
     montages = {}  # channels as written -> tuple, one for all recordings that share it
-    recordings = {}
+    recordings, folders = {}, {split: folder / split for split in SPLITS}
+    check_file(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 name, channels = row["recording"], row["channels"]
+                check_name(name, "recording")
+                if row["split"] not in folders or not 0 <= float(row["seconds"]) <= MAX_SECONDS:
+                    raise ValueError(f"{row['seconds']} s in {row['split']}: expected a split, {MAX_SECONDS} s at most")
                 if channels not in montages:
                     montages[channels] = tuple(channels.split())
                     channel_rows(montages[channels])
@@ -135,7 +138,7 @@ def _read_manifest(folder) -> list[Recording]:
                 if name in recordings or len(counts) != labels or sum(counts) != int(row["windows"]) * bool(labels):
                     raise ValueError(f"a repeated name, or windows_per_label does not fit the {labels} labels")
                 recordings[name] = Recording(
-                    folder / row["split"] / f"{name}.h5",
+                    folders[row["split"]] / f"{name}.h5",
                     *(name, name, row["split"], row["subject"], montages[channels], float(RATE)),
                     round(float(row["seconds"]) * RATE),
                     int(row["windows"]),

@@ -11,11 +11,10 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from dataset.recordings import describe_dataset, find_datasets
 from dataset.text import END_TOKEN, SEP_TOKEN, load_tokenizer
 from errors import UserError
+from files import check_name, read_yaml
 
 BINARY_METRICS = ("balanced_accuracy", "auc_pr", "auroc", "accuracy")
 MULTICLASS_METRICS = ("balanced_accuracy", "kappa", "weighted_f1", "accuracy")
@@ -212,22 +211,30 @@ def read_task(path, max_tokens: int = MAX_TOKENS, with_dataset: bool = True) -> 
     return task
 
 
+def task_of(row, source: str) -> Task:
+    """The task of a row that `dataset.windows.describe_tasks` put into a checkpoint. Raises UserError, naming `source`,
+    for fields of another type and a name that no file can have."""
+    kinds = {"name": str, "question": str, "answers": list | tuple, "lettered": bool, "supervise_bracket": bool}
+    kinds |= {"dataset": str | None, "metrics": list | tuple | None, "seconds": int, "channels": list | tuple}
+    wrong = [name for name, kind in kinds.items() if not isinstance(row, dict) or not isinstance(row.get(name), kind)]
+    if not wrong:
+        check_name(row["name"], f"{source}, the name of a task")
+        lists = {name: row[name] or () for name in ("answers", "metrics", "channels")}
+        wrong = [name for name, items in lists.items() if not all(isinstance(item, str) for item in items)]
+        wrong += ["answers"] * (len(lists["answers"]) < 2)
+        wrong += ["metrics"] * (not set(lists["metrics"]) <= set(METRICS))
+    if wrong:
+        raise UserError(f"{source}: the tasks in it are damaged ({', '.join(wrong)}); name your own with --tasks")
+    values = {field.name: row[field.name] for field in dataclasses.fields(Task)}
+    return Task(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
 def _read_fields(path: Path) -> dict:
     """A YAML mapping with every scalar as the text that was written, so that the answer No is not the boolean False."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}): give the path of a YAML task file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(node, yaml.MappingNode):
+    fields = read_yaml(path, as_text=True)
+    if not isinstance(fields, dict):
         raise UserError(f"{path}: must be a mapping of fields: {', '.join(REQUIRED)} and the optional ones")
-    written = [key.value for key, _ in node.value]
-    for key in written:
-        if written.count(key) > 1:
-            raise UserError(f"{path}: {key}: is written twice; keep one")
-    return yaml.load(text, Loader=yaml.BaseLoader)
+    return fields
 
 
 def _find_problem(fields: dict) -> str | None:
@@ -248,8 +255,8 @@ def _find_problem(fields: dict) -> str | None:
     for field in FLAGS:
         if fields.get(field, "true").casefold() not in TRUE + FALSE:
             return f"{field}: must be true or false, not {fields[field]!r}"
-    if not re.fullmatch(r"\w[\w.-]*", fields["name"]):
-        return f"name: {fields['name']!r} must be of letters, digits, '_', '-' and '.', as files are named after it"
+    if not re.fullmatch(r"\w[\w.-]{,99}", fields["name"]):
+        return f"name: {fields['name']!r} must be 1 to 100 letters, digits, '_', '-' and '.': files are named after it"
     return _find_answer_problem(fields["answers"], fields.get("metrics", ()))
 
 

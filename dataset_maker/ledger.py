@@ -15,6 +15,7 @@ import yaml
 from dataset.hdf5 import RATE
 from dataset_maker.preprocessing import HIGH, LOW
 from errors import UserError
+from files import read_yaml
 
 VERSION = 1  # of what makers write; raised when the same raw file would give other bytes
 MANIFEST = ("recording", "split", "subject", "channels", "seconds", "windows", "windows_per_label", "sha256")
@@ -100,9 +101,9 @@ class Ledger:
             replace_text(path, yaml.safe_dump(self.description, sort_keys=False), self.part)
             return
         try:
-            before = yaml.safe_load(path.read_text(encoding="utf-8"))
+            before = read_yaml(path)
             changed = [key for key in self.description if before.get(key) != self.description[key]]
-        except (yaml.YAMLError, AttributeError):
+        except (UserError, AttributeError):
             raise UserError(f"{path} is damaged; remove --out_dir {self.out_dir} and run this again") from None
         changed = [key for key in changed if key != "made_with"]
         if changed:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from errors import UserError
 from model.neural_transformer import TemporalConv, init_linear
-from training.checkpoints import load_strictly, plain_names
+from training.checkpoints import build, load_strictly, plain_names
 
 MAX_SECONDS = 16  # rows of time_embed: the longest window
 MAX_CHANS = 128  # rows of pos_embed beside the class token's: the rows of the channel table that can be embedded
@@ -184,15 +184,16 @@ class Classifier(Encoder):
         """From a checkpoint of run_class_finetuning.py, whose flags and classes it holds. Raises UserError where it is
         none, or does not fit."""
         try:
-            flags, n_classes = checkpoint["args"], len(checkpoint["classes"])
-            config = replace(CLASSIFIERS[flags["model"]], qkv_bias=flags["qkv_bias"])
+            flags, classes = checkpoint["args"], checkpoint["classes"]
+            config = replace(CLASSIFIERS[flags["model"]], qkv_bias=bool(flags["qkv_bias"]))
             if flags["layer_scale_init_value"] is not None:
-                config = replace(config, layer_scale=flags["layer_scale_init_value"])
-        except (KeyError, TypeError) as error:
+                config = replace(config, layer_scale=float(flags["layer_scale_init_value"]))
+            if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+                raise TypeError("classes: a list of names")
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{source} is no checkpoint of run_class_finetuning.py ({error!r} is missing)") from None
-        model = cls(config, n_classes if n_classes > 2 else 1)
-        load_strictly(model, model_state(checkpoint), source)
-        return model
+        outputs = len(classes) if len(classes) > 2 else 1
+        return build(lambda: cls(config, outputs), model_state(checkpoint), source)
 
     def pool(self, x, chans):
         """x (B, C, S, 200) in 100 uV; chans (B, C) -> what the head reads (B, D)."""
@@ -262,7 +263,8 @@ OPTIONAL = {"attn.q_bias": "--qkv_bias or --disable_qkv_bias", "gamma_1": "--lay
 def model_state(checkpoint: dict) -> dict:
     """The state dict in a checkpoint, released or own, or the checkpoint itself where it is one; wrappers' prefixes and
     what no model reads are left out."""
-    state = plain_names(checkpoint.get("model", checkpoint.get("module", checkpoint)))
+    state = checkpoint.get("model", checkpoint.get("module", checkpoint))
+    state = plain_names(state if isinstance(state, dict) else {})
     return {name: value for name, value in state.items() if not name.startswith(DROPPED)}
 
 
@@ -272,12 +274,14 @@ def load_pretrained(model: Classifier, state: dict, source: str) -> tuple[list[s
     The whole backbone must fit: names and shapes. Returns the names of the checkpoint that were left out, and those of
     the model that keep their initial values. Raises UserError when the backbone does not fit.
     """
+    state = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     given = {name.removeprefix("student."): name for name in state}
     own = model.state_dict()
     for part, flags in OPTIONAL.items():
         if any(part in name for name in own) != any(part in name for name in given):
             raise UserError(f"{source} and this model differ in {part}: give the {flags} that it was trained with")
-    resized = {name for name in given if name.startswith("head.") and state[given[name]].shape != own[name].shape}
+    heads = [name for name in given if name in own and name.startswith("head.")]
+    resized = {name for name in heads if state[given[name]].shape != own[name].shape}
     left_out = {name for name in given if name.startswith(UNUSED)} | resized
     fresh = [name for name in own if name.startswith(FRESH) and name not in given.keys() - resized]
     loaded = {name: state[original] for name, original in given.items() if name not in left_out}

@@ -14,7 +14,7 @@ from errors import UserError
 from model.gpt import GPT, GPTConfig
 from model.inputs import BANDS, FeatureScale, log_band_power
 from model.neural_transformer import NeuralTransformer, NTConfig, init_linear
-from training.checkpoints import load_strictly, parts, plain_names, read_checkpoint, settings
+from training.checkpoints import build, parts, plain_names, read_checkpoint, rows, settings
 
 TEXT_ROWS = 50304  # of wte and lm_head; EEG code i is class 50304 + i
 ANSWER_IDS = 50257  # answers use the ids below: GPT-2's own vocabulary
@@ -110,13 +110,12 @@ class NeuroLM(nn.Module):
             encoder = settings(NTConfig, args, f"{source}, encoder_args")
         else:
             n_layer = len({name.split(".")[2] for name in state if name.startswith("tokenizer.blocks.")})
-            encoder = NTConfig(n_layer=n_layer, n_embd=len(state.get("tokenizer.fc_norm.weight", ())))
-        n_codes = max(len(state.get("GPT2.lm_head.weight", ())) - TEXT_ROWS, 0)
+            sizes = {"n_layer": n_layer, "n_embd": rows(state, "tokenizer.fc_norm.weight")}
+            encoder = settings(NTConfig, sizes, f"{source}, its encoder")
+        n_codes = max(rows(state, "GPT2.lm_head.weight") - TEXT_ROWS, 0)
         lm = replace(lm, dropout=dropout, vocab_size=GPTConfig.vocab_size)
         options = {"standardize": "feature_scale.mean" in state, "band_power": "power_embed.weight" in state}
-        model = cls(lm, encoder, n_codes, **options)
-        load_strictly(model, state, source)
-        return model
+        return build(lambda: cls(lm, encoder, n_codes, **options), state, source)
 
     @classmethod
     def load(cls, path, dropout: float = 0.0, size: str | None = None) -> "NeuroLM":

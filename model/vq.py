@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from errors import UserError
 from model.neural_transformer import PATCH_SIZE, NeuralTransformer, NTConfig, init_linear
 from model.quantizer import Quantizer
-from training.checkpoints import load_strictly, parts, plain_names, read_checkpoint, settings
+from training.checkpoints import build, parts, plain_names, read_checkpoint, rows, settings
 
 N_BINS = 100  # amplitude bins that the frequency decoder predicts: 0 to 99 Hz
 
@@ -109,10 +109,8 @@ class VQ_Align(nn.Module):
         encoder, decoder = (
             settings(NTConfig, values, f"{source}, {name}") for values, name in zip(args, names, strict=True)
         )
-        n_codes = len(state.get("VQ.quantize.cluster_size", ()))
-        model = cls(encoder, decoder, n_codes, len(state.get("wte.weight", ())))
-        load_strictly(model, state, source)
-        return model
+        sizes = rows(state, "VQ.quantize.cluster_size"), rows(state, "wte.weight")
+        return build(lambda: cls(encoder, decoder, *sizes), state, source)
 
     @classmethod
     def load(cls, path) -> "VQ_Align":

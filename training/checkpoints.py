@@ -7,12 +7,16 @@ import os
 import pickle
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from errors import UserError
+from files import check_file
 
+CURE = "--no-resume starts anew, in its place"  # for a checkpoint that no run can continue from
+MAX_LAYERS = 512  # of a model in a checkpoint; the largest has 48
 PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and DistributedDataParallel
 
 
@@ -22,9 +26,11 @@ def read_checkpoint(path) -> dict:
     Only tensors, plain Python values and `argparse.Namespace` (released LaBraM checkpoints hold one) are unpickled.
     Raises UserError when the file is missing, damaged, or holds anything else.
     """
+    check_file(path)
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
+        _check_archive(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             # mapped, not read: the processes of a machine share one copy of a large checkpoint
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -42,10 +48,19 @@ def read_checkpoint(path) -> dict:
     return checkpoint
 
 
+def _check_archive(path) -> None:
+    """Raise ValueError for an archive that holds more than its own size: compressed, or the same bytes many times."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > Path(path).stat().st_size:
+                raise ValueError("its archive unpacks to more than its own size")
+
+
 def plain_names(state: dict) -> dict:
     """A state dict without the prefixes that wrappers add."""
     plain = {}
     for name, value in state.items():
+        name = str(name)
         for prefix in PREFIXES:
             name = name.replace(prefix, "")
         plain[name] = value
@@ -64,7 +79,7 @@ def parts(checkpoint: dict, names, source: str, cure: str) -> list[dict]:
 def settings(kind, args: dict, where: str):
     """A dataclass of sizes from a checkpoint's `*_args`; the official ones also hold values that no module reads.
 
-    Raises UserError for a value of another type, or below 0.
+    Raises UserError for a value of another type or below 0, more layers than any model, and heads of unequal width.
     """
     known = {}
     for field in dataclasses.fields(kind):
@@ -74,11 +89,51 @@ def settings(kind, args: dict, where: str):
         if type(value) is not type_ or value < 0:
             raise UserError(f"{where}: {field.name} = {value!r}, expected {type_.__name__}")
         known[field.name] = value
-    return kind(**known)
+    made = kind(**known)
+    if made.n_layer > MAX_LAYERS:
+        raise UserError(f"{where}: n_layer = {made.n_layer}, {MAX_LAYERS} at most")
+    if not made.n_head or made.n_embd % made.n_head:
+        raise UserError(f"{where}: n_embd = {made.n_embd} cannot be shared by n_head = {made.n_head}")
+    return made
 
 
-def load_strictly(model: torch.nn.Module, state: dict, source: str) -> None:
-    """Load a state dict whose names and shapes are exactly the model's; else a UserError that says what differs."""
+def rows(state: dict, name: str) -> int:
+    """Length of a tensor in a state dict, 0 where there is none."""
+    value = state.get(name)
+    return len(value) if isinstance(value, torch.Tensor) and value.dim() else 0
+
+
+def build(make: Callable[[], torch.nn.Module], state: dict, source: str) -> torch.nn.Module:
+    """The model `make()` with the weights of a state dict, strictly.
+
+    It is made without memory first and compared: a checkpoint whose sizes are not those of its own tensors is refused
+    with a UserError before they cost anything.
+    """
+    _check_stored(state, source)
+    try:
+        with torch.device("meta"):
+            sketch = make()
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"{source}: no model has such sizes ({str(error).splitlines()[0]})") from None
+    check_fit(sketch, state, source)
+    model = make()
+    load_strictly(model, state, source)
+    return model
+
+
+def _check_stored(state: dict, source: str) -> None:
+    """Raise UserError for tensors that claim more values than are stored: one number can be a matrix of any size."""
+    tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+    if not all(value.layout == torch.strided and value.device.type == "cpu" for value in tensors):
+        raise UserError(f"{source} holds tensors without values, or of another kind than a model's")
+    stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in tensors}
+    claimed = sum(value.numel() * value.element_size() for value in tensors)
+    if claimed > 4 * sum(stored.values()):  # weights may be shared, twice at most
+        raise UserError(f"{source} holds tensors of {claimed} bytes, but {sum(stored.values())} are stored")
+
+
+def check_fit(model: torch.nn.Module, state: dict, source: str) -> None:
+    """Raise UserError, saying what differs, where a state dict has not exactly the names and shapes of a model."""
     own = model.state_dict()
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     missing = [name for name in own if name not in tensors]
@@ -95,7 +150,54 @@ def load_strictly(model: torch.nn.Module, state: dict, source: str) -> None:
             f"{source} does not fit this model: {'; '.join(found)}. Was it trained with another --size or --model, or "
             "is it a checkpoint of another stage?"
         )
-    model.load_state_dict(state)
+
+
+def load_strictly(model: torch.nn.Module, state: dict, source: str) -> None:
+    """Load a state dict whose names and shapes are exactly the model's; else a UserError that says what differs."""
+    check_fit(model, state, source)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # values of a type that cannot be copied
+        raise UserError(f"{source} cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+
+
+# What a run continues from: the type of each value, and whether older checkpoints lack it
+PROGRESS = {
+    **dict.fromkeys(("iter_num", "epoch"), (int, True)),
+    **dict.fromkeys(("validated", "total_steps", "steps_per_epoch", "samples_per_step", "log_lines"), (int, False)),
+    "best": (float, False),
+    "recorded": (dict, False),
+}
+
+
+def check_progress(state: dict, source: str) -> None:
+    """Raise UserError where a checkpoint lacks what a run continues from, or holds another type or negative counts."""
+    for name, (kind, needed) in PROGRESS.items():
+        value = state.get(name)
+        fits = (type(value) is kind and (kind is not int or value >= 0)) or (name not in state and not needed)
+        if not fits:
+            raise UserError(f"{source}: {name} = {str(value)[:80]}, expected {kind.__name__} of a run: {CURE}")
+    recorded = state.get("recorded", {"sums": {}, "steps": 0})
+    sums = recorded.get("sums")
+    if not (isinstance(sums, dict) and type(recorded.get("steps")) is int and all(map(_is_number, sums.values()))):
+        raise UserError(f"{source}: recorded = {str(recorded)[:80]}, expected sums and steps: {CURE}")
+    if 0 in (state.get("samples_per_step"), state.get("steps_per_epoch")):
+        raise UserError(f"{source}: an epoch of no steps or steps of no samples: {CURE}")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float)
+
+
+def load_scaler(scaler, state, source: str) -> None:
+    """Load the state of a gradient scaler. Raises UserError for anything else."""
+    if (
+        not isinstance(state, dict)
+        or state.keys() != scaler.state_dict().keys()
+        or not all(map(_is_number, state.values()))
+    ):
+        raise UserError(f"{source}: scaler = {str(state)[:80]}, expected the state of a loss scale: {CURE}")
+    scaler.load_state_dict(state)
 
 
 def _few(names: list[str]) -> str:

@@ -74,14 +74,24 @@ def _shard_like(value, target):
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, source: str) -> None:
-    """Load a whole state into an optimizer, of sharded parameters or not. Raises UserError for other parameters."""
-    states = (state, optimizer.state_dict())
-    sizes, own = ([len(group["params"]) for group in part.get("param_groups", ())] for part in states)
-    if sizes != own:
-        raise UserError(f"{source}: its optimizer has groups of {sizes} tensors, not {own}: --no-resume starts anew")
+    """Load a whole state into an optimizer, of sharded parameters or not. Raises UserError for other parameters, and
+    for a state that is damaged."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    shards = {
-        index: {name: _shard_like(value, parameters[index]) for name, value in values.items()}
-        for index, values in state["state"].items()
-    }
-    optimizer.load_state_dict(state | {"state": shards})
+    try:
+        states = (state, optimizer.state_dict())
+        sizes, own = ([len(group["params"]) for group in part.get("param_groups", ())] for part in states)
+        if sizes != own:
+            raise UserError(
+                f"{source}: its optimizer has groups of {sizes} tensors, not {own}: --no-resume starts anew"
+            )
+        for index, values in state["state"].items():
+            shapes = {value.shape for value in values.values() if value.dim()}
+            if shapes - {parameters[index].shape}:
+                raise ValueError(f"tensor {index} has averages of another size")
+        shards = {
+            index: {name: _shard_like(value, parameters[index]) for name, value in values.items()}
+            for index, values in state["state"].items()
+        }
+        optimizer.load_state_dict(state | {"state": shards})
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{source}: its optimizer is damaged ({error!r}): --no-resume starts anew") from None

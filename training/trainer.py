@@ -14,7 +14,17 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from training.checkpoints import Checkpoints, load_strictly, parts, plain_names, read_checkpoint, write_checkpoint
+from training.checkpoints import (
+    CURE,
+    Checkpoints,
+    check_progress,
+    load_scaler,
+    load_strictly,
+    parts,
+    plain_names,
+    read_checkpoint,
+    write_checkpoint,
+)
 from training.loading import Loader
 from training.logger import Logger
 from training.recorder import Recorder
@@ -207,7 +217,8 @@ class Trainer:
         path = self.checkpoints.best
         self.run.barrier()
         if path.is_file() and self.best > float("-inf"):
-            self._load(self.evaluated, read_checkpoint(path)["model"], path)
+            (model,) = parts(read_checkpoint(path), ["model"], str(path), "it was not written by this run")
+            self._load(self.evaluated, model, path)
 
     # --------------------------------------------------------------------------------------------------- the state
 
@@ -239,13 +250,15 @@ class Trainer:
         """Continue from the newest checkpoint; returns how many lines of the log belong to it."""
         path = self.checkpoints.newest
         state = read_checkpoint(path)
-        model, optimizer = parts(state, ("model", "optimizer"), str(path), "--no-resume starts anew, in its place")
+        model, optimizer = parts(state, ("model", "optimizer"), str(path), CURE)
         self._load(self.raw_model, model, path)
+        check_progress(state, str(path))
         if self.ema_decay:
-            self._load(self.evaluated, state.get("model_ema", model), path)
+            average = parts(state, ["model_ema"], str(path), CURE)[0] if "model_ema" in state else model
+            self._load(self.evaluated, average, path)
         load_optimizer(self.optimizer, optimizer, str(path))
         if self.scaler.is_enabled() and state.get("scaler"):
-            self.scaler.load_state_dict(state["scaler"])
+            load_scaler(self.scaler, state["scaler"], str(path))
         self.step, self.epoch, self.best = state["iter_num"], state["epoch"], state.get("best", float("-inf"))
         self.validated = state.get("validated", 0)
         if "recorded" in state:
