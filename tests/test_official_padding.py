@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from small_models import make_vq, samples
-from stages import TASK, train, write_corpus
+from stages import TASK, reference, train, write_corpus
 from test_golden import Reference
 from test_invariance import padded
 from test_recordings import COLUMNS, write_h5
@@ -24,7 +24,8 @@ from errors import UserError
 from model.neural_transformer import NTConfig
 from model.neurolm import NeuroLM
 from training.checkpoints import read_checkpoint, write_checkpoint
-from training.padding import QUESTION_TOKENS
+from training.padding import QUESTION_TOKENS, choose_padding
+from utils import start_run
 
 PARTS = ("x", "chans", "time", "valid")
 TAGS = pytest.mark.parametrize(("more", "tag"), [(["--official_padding"], "padded"), ([], "full")])
@@ -140,17 +141,27 @@ def test_the_stages_after_it_follow(corpus):
 
 
 @pytest.mark.parametrize("stage", ["vq", "pretrain", "instruction"])
-def test_a_run_goes_on_as_it_began(corpus, tmp_path, stage):
-    """Also where the stage before it was made the other way."""
-    flag, other = "--official_padding", "--no-official_padding"
-    began, other = (other, flag) if stage == "pretrain" else (flag, other)
-    folder = train(stage, corpus, tmp_path, began, "--max_steps", 1)
-    kept = padding(folder / "ckpt.pt")
-    assert kept[0] == (began == flag)
-    with pytest.raises(UserError, match=rf"^{other}: the run of .*ckpt\.pt began with(out)? it: .*--no-resume"):
-        train(stage, corpus, tmp_path, other, "--max_steps", 2)
-    train(stage, corpus, tmp_path, "--max_steps", 2)
-    assert read_checkpoint(folder / "ckpt.pt")["iter_num"] == 2 and padding(folder / "ckpt.pt") == kept
+def test_a_run_goes_on_as_it_began(corpus, stage):
+    path = reference(corpus, stage) / "ckpt.pt"
+    kept = padding(path)
+    with pytest.raises(UserError, match=r"^--no-official_padding: the run of .*ckpt\.pt began with it: .*--no-resume"):
+        train(stage, corpus, corpus / "reference", "--no-official_padding", "--max_steps", 3)
+    train(stage, corpus, corpus / "reference", "--max_steps", 3)
+    assert read_checkpoint(path)["iter_num"] == 3 and padding(path) == kept and kept[0]
+
+
+def test_the_run_that_goes_on_decides_then_the_flag_then_the_stage_before(corpus, tmp_path):
+    encoder, run, newest = make_vq().VQ.encoder, start_run("cpu"), reference(corpus, "instruction") / "ckpt.pt"
+    official = tmp_path / "official.pt"  # which does not say
+    write_checkpoint({"model": {}, "model_args": {}}, official)
+    for before, wanted, going_on, expected in (
+        (False, None, newest, True), (True, None, None, True), (False, None, None, False), (True, False, None, False),
+        (False, True, official, True), (True, None, official, True),
+    ):  # fmt: skip
+        encoder.pad_windows(99 if before else 0)
+        assert choose_padding(encoder, wanted, 276, run, going_on) is expected
+        assert encoder.config.padded_length == encoder.patch_embed.padded_length == (276 if expected else 0)
+        assert encoder.config.norm_over_padding is encoder.patch_embed.norm_over_padding is expected
 
 
 def test_windows_that_are_too_long_are_refused_before_the_training(refused, tmp_path):

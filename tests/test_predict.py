@@ -95,6 +95,7 @@ def test_a_labram_classifier_answers_too(made, tmp_path):
     [
         (("--tasks", "TUAB"), r"--tasks: .*labram\.pth is a classifier, it knows nothing but rest, arithmetic"),
         (("--answer_by", "generate"), r"Subject00_2\.edf: --answer_by generate: a LaBraM classifier cannot write"),
+        (("--official_padding",), r"--official_padding: LaBraM pads nothing, the flag is for --NeuroLM_path"),
         (("--window", 17), r"Subject00_2\.edf: a window of 17 s; LaBraM reads 16 s at most"),
     ],
 )
