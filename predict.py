@@ -57,6 +57,8 @@ def main(args):
     path = find_checkpoint(path, "./", "--NeuroLM_path" if args.NeuroLM_path else "--LaBraM_path")
     model, questions = load_model(kind, path, args.tasks, args.window)
     model.to(run.device)
+    for said in (question.said for question in questions if question.said):
+        run.say(said)
     aliases = load_aliases(args.aliases) if args.aliases else None
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)
