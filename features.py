@@ -22,6 +22,7 @@ from dataset.checks import check_eeg
 from dataset.windows import Windows
 from errors import UserError
 from training.loading import to_device
+from training.provenance import hash_state
 from utils import Run
 
 CHUNK = 256  # windows of a file
@@ -148,11 +149,7 @@ def _compute(windows: CachedWindows, model, batch_size: int, run: Run, num_worke
 
 def hash_module(module: torch.nn.Module) -> str:
     """sha256 of a module's configuration and weights."""
-    digest = hashlib.sha256(repr(module.config).encode())
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return hashlib.sha256(f"{module.config!r} {hash_state(module.state_dict())}".encode()).hexdigest()
 
 
 def describe_features(windows: Windows, folder: Path, run: Run) -> dict:

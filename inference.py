@@ -12,6 +12,7 @@ import torch
 
 from dataset.batches import collate_eeg, collate_montage
 from dataset.channels import STANDARD_1020, channel_rows
+from dataset.labels import in_order, match_labels, trained_classes
 from dataset.tasks import Task, load_tasks, task_of
 from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
 from dataset_maker.preprocessing import CleanEEG
@@ -32,13 +33,15 @@ class Question:
     seconds: int
     channels: tuple[str, ...] | None = None  # None: not known
     trained: bool = True  # the model has learnt this task
+    said: str = ""  # of answers that are in another order than they were trained in
 
 
 def load_model(kind: type, path, names=None, seconds=None) -> tuple[NeuroLM | Classifier, list[Question]]:
     """A trained model, and what to ask it: the tasks `names` (also YAML files), else those it was trained on.
 
     kind: NeuroLM, or Classifier for a LaBraM, which knows its one task only; seconds: of a window; default: as in the
-    training. Raises UserError when the checkpoint does not say, or for a window that is too long.
+    training. Raises UserError when the checkpoint does not say, or for a window that is too long, and where the answers
+    of a classifier's task are not its classes.
     """
     checkpoint = read_checkpoint(path)
     model = kind.from_checkpoint(checkpoint, str(path))
@@ -61,8 +64,21 @@ def load_model(kind: type, path, names=None, seconds=None) -> tuple[NeuroLM | Cl
         if not 1 <= length <= MAX_SECONDS:
             raise UserError(f"--window {length}: windows have 1 to {MAX_SECONDS} seconds")
         channels = tuple(row["channels"]) if row else None
-        questions.append(Question(task, length, channels, is_among(task, trained.values())))
+        learnt = is_among(task, trained.values())
+        given = trained_classes(checkpoint, path) if kind is Classifier else row.get("answers", task.answers)
+        task, said = _in_order(task, tuple(given), path, must=kind is Classifier)
+        questions.append(Question(task, length, channels, learnt, said))
     return model, questions
+
+
+def _in_order(task: Task, answers: tuple[str, ...], source, must: bool) -> tuple[Task, str]:
+    """The task with its answers in the order that a model was trained on, and a sentence where that is another one."""
+    places = match_labels(task.answers, answers)
+    if places is None and must:
+        raise UserError(f"{source}: its task has answers {list(task.answers)}, its classes are {list(answers)}")
+    if places is None or in_order(places):
+        return task, ""
+    return replace(task, answers=answers), f"task {task.name}: its answers are in the order of {source}"
 
 
 def choose_channels(clean: CleanEEG, wanted) -> tuple[CleanEEG, str]:

@@ -66,6 +66,8 @@ def main(args):
         choose_padding(model.tokenizer, args.official_padding, QUESTION_TOKENS, run)
     elif args.official_padding is not None:
         raise UserError("--official_padding: LaBraM pads nothing, the flag is for --NeuroLM_path")
+    for said in (question.said for question in questions if question.said):
+        run.say(said)
     aliases = load_aliases(args.aliases) if args.aliases else None
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 import errors
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
+from dataset.labels import follow_classes
 from dataset.tasks import Task
 from dataset.windows import class_names, describe_tasks, labelled_folder, labram_labelled_windows
 from evaluation import classify_windows, report
@@ -32,10 +33,11 @@ from model.labram import (
     parameter_groups,
 )
 from results import results_table
+from training.agreement import CHANGEABLE
 from training.checkpoints import find_checkpoint, load_strictly, read_checkpoint
 from training.flags import natural, nonnegative, positive, share
 from training.loading import Loader
-from training.provenance import describe_data, public_config
+from training.provenance import describe_inputs, public_config
 from training.starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 from validation import log_answers
@@ -85,6 +87,8 @@ def get_args(argv=None):
     flag("--compile", action=switch, default=False)
     flag("--seed", type=natural, default=0)
     flag("--resume", action=switch, default=True, help="continue from checkpoint.pth in output_dir")
+    flag("--allow_changed", nargs="+", choices=CHANGEABLE, default=[], metavar="NAME", help="what may differ from the "
+         "run that is resumed: the names that it was refused for")  # fmt: skip
     flag("--save_ckpt_freq", type=natural, default=5, help="keep a checkpoint every so many epochs")
     flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=nonnegative, default=30)
@@ -113,6 +117,19 @@ def main(args):
     classes = class_names(folder, sets.values())
     counts = ", ".join(f"{len(windows)} {split}" for split, windows in sets.items())
     run.say(f"{folder}: {counts} windows of {', '.join(classes)}")
+
+    newest, path, keep_head = output_dir / "checkpoint.pth", None, True
+    if args.eval or args.finetune:
+        path = find_checkpoint(args.finetune, args.output_dir, "--finetune", "checkpoint-best.pth")
+    goes_on = args.resume and newest.is_file() and not args.eval
+    source = newest if goes_on else path  # whose head goes on
+    if source and (goes_on or args.eval or "classes" in read_checkpoint(source)):
+        classes, places, keep_head, said = follow_classes(
+            folder, classes, read_checkpoint(source), source, must=goes_on or args.eval
+        )
+        sets = {split: windows.relabelled(places) for split, windows in sets.items()}
+        if said:
+            run.say(said)
     loading = {"batch_size": args.batch_size, "run": run, "num_workers": args.num_workers}
 
     # -------------------------------------------------------------------------------------------------------- model
@@ -121,12 +138,11 @@ def main(args):
         config = replace(config, layer_scale=args.layer_scale_init_value)
     raw_model = Classifier(config, len(classes) if len(classes) > 2 else 1)  # two classes: one logit
     start = "from scratch"
+    weights = model_state(read_checkpoint(path)) if path else None
     if args.eval:
-        path = find_checkpoint(args.finetune, args.output_dir, "--finetune", "checkpoint-best.pth")
-        load_strictly(raw_model, model_state(read_checkpoint(path)), str(path))
+        load_strictly(raw_model, weights, str(path))
     elif args.finetune:
-        path = find_checkpoint(args.finetune, args.output_dir, "--finetune")
-        left_out, fresh = load_pretrained(raw_model, model_state(read_checkpoint(path)), str(path))
+        left_out, fresh = load_pretrained(raw_model, weights, str(path), keep_head)
         run.say(f"{path}: left out {', '.join(left_out) or 'nothing'}; new here: {', '.join(fresh) or 'nothing'}")
         start = "fine-tuned"
     if args.freeze_backbone:
@@ -137,7 +153,7 @@ def main(args):
 
     if args.eval:
         result = classify_windows(raw_model, sets["test"], classes, name=folder.name, split="test", **loading)
-        report(output_dir, [result], run, method=f"{args.model}, {path}", seed=args.seed)
+        report(output_dir / "eval", [result], run, method=f"{args.model}, {path}", seed=args.seed)
         return
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
@@ -151,9 +167,10 @@ def main(args):
     trainer = begin_training(
         raw_model, run, args, optimizer,
         learning_rates(args.lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
-        output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
+        newest, loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
         ema_decay=args.model_ema_decay if args.model_ema else 0.0,
-        extra={"args": public_config(args), "classes": list(classes), "datasets": describe_data([folder])}
+        extra={"args": public_config(args), "classes": list(classes)}
+        | describe_inputs(run, [folder], modules={"weights": weights})
         | {"tasks": describe_tasks({Task(folder.name, f"{folder.name}:", classes): sets["train"]})},
     )  # fmt: skip
 

@@ -22,9 +22,10 @@ from dataset.checks import check_eeg
 from dataset.windows import labram_pretraining_windows, pretraining_folders
 from model.labram import parameter_groups
 from model.vqnsp import TOKENIZERS, VQNSP
+from training.agreement import CHANGEABLE
 from training.flags import natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader
-from training.provenance import describe_data, public_config
+from training.provenance import describe_inputs, public_config
 from training.starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 from validation import draw_labram_window, log_codebook
@@ -68,6 +69,8 @@ def get_args(argv=None):
     flag("--compile", action=switch, default=False)
     flag("--seed", type=natural, default=0)
     flag("--resume", action=switch, default=True, help="continue from checkpoint.pth in output_dir")
+    flag("--allow_changed", nargs="+", choices=CHANGEABLE, default=[], metavar="NAME", help="what may differ from the "
+         "run that is resumed: the names that it was refused for")  # fmt: skip
     flag("--save_ckpt_freq", type=natural, default=20, help="keep a checkpoint every so many epochs")
     flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=nonnegative, default=30)
@@ -118,7 +121,7 @@ def main(args):
         raw_model, run, args, optimizer,
         learning_rates(lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
         output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
-        extra={"args": public_config(args), "datasets": describe_data(folders)},
+        extra={"args": public_config(args)} | describe_inputs(run, folders),
     )  # fmt: skip
     trainer.prepare(raw_model.place_codes)
 

@@ -17,6 +17,7 @@ import numpy as np
 import errors
 from dataset.batches import QuestionCollate, QuestionWindows
 from dataset.checks import check_eeg
+from dataset.labels import explain_labels, follow_tasks
 from dataset.tasks import find_tasks
 from dataset.text import load_tokenizer, open_text
 from dataset.windows import describe_tasks, open_tasks
@@ -26,11 +27,12 @@ from features import cache_features
 from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ_Align
+from training.agreement import CHANGEABLE
 from training.checkpoints import find_checkpoint, read_checkpoint
 from training.flags import at_least, natural, nonnegative, positive, share
 from training.loading import Loader, to_device
 from training.padding import QUESTION_TOKENS, choose_padding
-from training.provenance import describe_data
+from training.provenance import describe_inputs
 from training.sampling import MIXINGS, Mixture, mixing_shares
 from training.starting import BEST, NEWEST, resumes, stage_folder, start_training
 from utils import start_run
@@ -91,6 +93,8 @@ def get_args(argv=None):
     flag("--fsdp", action=switch, default=False, help="shard model and optimizer over the processes: for large sizes")
     flag("--seed", type=natural, default=1337)
     flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
+    flag("--allow_changed", nargs="+", choices=CHANGEABLE, default=[], metavar="NAME", help="what may differ from the "
+         "run that is resumed: the names that it was refused for")  # fmt: skip
     flag("--save_ckpt_freq", type=natural, default=5, help="keep a checkpoint every so many epochs")
     flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=nonnegative, default=30)
@@ -113,15 +117,19 @@ def main(args):
         raise UserError("--standardize and --band_power belong to a new model: give them to train_pretrain.py")
 
     # --------------------------------------------------------------------------------------------------------- data
-    tasks = find_tasks(args.dataset_dir, args.tasks)
+    tasks, said = find_tasks(args.dataset_dir, args.tasks), []
+    if args.eval_only:
+        path = find_checkpoint(args.NeuroLM_path, args.out_dir, "--NeuroLM_path", f"checkpoints/{out_dir.name}/{BEST}")
+        checkpoint = read_checkpoint(path)
+        tasks, said = follow_tasks(tasks, checkpoint.get("tasks", []), path)
     run.say(f"tasks: {', '.join(f'{task.name} ({folder})' for task, folder in tasks.items())}")
+    for line in said + explain_labels(tasks):
+        run.say(line)
     splits = ["test"] if args.eval_only else ["train", "val", "test"]
     sets = {split: open_tasks(tasks, split) for split in splits}
 
     # -------------------------------------------------------------------------------------------------------- model
     if args.eval_only:
-        path = find_checkpoint(args.NeuroLM_path, args.out_dir, "--NeuroLM_path", f"checkpoints/{out_dir.name}/{BEST}")
-        checkpoint = read_checkpoint(path)
         raw_model = NeuroLM.from_checkpoint(checkpoint, str(path), size=args.size)
     elif args.init_from == "NeuroLM":
         default = Path("checkpoints", f"NeuroLM-{args.size}", NEWEST)
@@ -174,6 +182,7 @@ def main(args):
         args.num_workers, mixture=Mixture(by_task, shares, train_set.length_ranks(load_tokenizer()), args.length_pool),
         overfit_batches=args.overfit_batches, check=None if args.cache_features else check_eeg,
     )  # fmt: skip
+    text = None
     if args.text_batch_size:
         text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
@@ -186,8 +195,10 @@ def main(args):
     warmup_steps = int(args.warmup_ratio * steps) or args.warmup_epochs * loader.steps_per_epoch
     trainer = start_training(
         raw_model, run, args, out_dir, loader, fsdp=args.fsdp, steps=steps, warmup_steps=warmup_steps,
-        extra=raw_model.config_args()
-        | {"datasets": describe_data(tasks.values()), "tasks": describe_tasks(sets["train"])},
+        extra=raw_model.config_args() | describe_inputs(run, tasks.values(), text, tasks, {
+            "tokenizer": raw_model.tokenizer.state_dict(),
+            "weights": raw_model.state_dict() if args.init_from == "NeuroLM" else None,
+        }) | {"tasks": describe_tasks(sets["train"])},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop

@@ -21,11 +21,12 @@ from dataset.windows import pretraining_folders, pretraining_windows
 from model.gpt import GPT, GPTConfig
 from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
 from model.vq import VQ, VQ_Align
+from training.agreement import CHANGEABLE
 from training.checkpoints import find_checkpoint
 from training.flags import at_least, natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader, to_device
 from training.padding import choose_padding
-from training.provenance import describe_data
+from training.provenance import describe_inputs
 from training.starting import NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 
@@ -75,6 +76,8 @@ def get_args(argv=None):
     flag("--fsdp", action=switch, default=False, help="shard model and optimizer over the processes: for large sizes")
     flag("--seed", type=natural, default=1337)
     flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
+    flag("--allow_changed", nargs="+", choices=CHANGEABLE, default=[], metavar="NAME", help="what may differ from the "
+         "run that is resumed: the names that it was refused for")  # fmt: skip
     flag("--save_ckpt_freq", type=natural, default=5, help="keep a checkpoint every so many epochs")
     flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=nonnegative, default=30)
@@ -133,7 +136,8 @@ def main(args):
     trainer = start_training(
         raw_model, run, args, out_dir, loader, fsdp=args.fsdp,
         steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
-        extra=raw_model.config_args() | {"datasets": describe_data(folders)},
+        extra=raw_model.config_args()
+        | describe_inputs(run, folders, text, modules={"tokenizer": tokenizer.state_dict()}),
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop

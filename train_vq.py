@@ -20,10 +20,11 @@ from dataset.windows import pretraining_folders, pretraining_windows
 from model.gpt import GPT
 from model.neurolm import LM_SIZES
 from model.vq import VQ_SIZES, VQ_Align, reversal_weight
+from training.agreement import CHANGEABLE
 from training.flags import at_least, natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader
 from training.padding import choose_padding
-from training.provenance import describe_data
+from training.provenance import describe_inputs
 from training.starting import NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 from validation import draw_neurolm_window, log_codebook
@@ -67,6 +68,8 @@ def get_args(argv=None):
     flag("--compile", action=switch, default=False)
     flag("--seed", type=natural, default=1337)
     flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
+    flag("--allow_changed", nargs="+", choices=CHANGEABLE, default=[], metavar="NAME", help="what may differ from the "
+         "run that is resumed: the names that it was refused for")  # fmt: skip
     flag("--save_ckpt_freq", type=natural, default=10, help="keep a checkpoint every so many epochs")
     flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=nonnegative, default=30)
@@ -117,7 +120,7 @@ def main(args):
     trainer = start_training(
         raw_model, run, args, out_dir, loader,
         steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
-        extra=raw_model.config_args() | {"datasets": describe_data(folders)},
+        extra=raw_model.config_args() | describe_inputs(run, folders, text),
     )  # fmt: skip
     trainer.prepare(raw_model.VQ.place_codes)
 

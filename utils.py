@@ -70,6 +70,20 @@ class Run:
             dist.all_reduce(tensor)
         return tensor
 
+    def on_main(self, make):
+        """What `make()` gives on the main process, on every process; a UserError of it is raised on all of them."""
+        given = [None, None]
+        if self.main:
+            try:
+                given[0] = make()
+            except UserError as error:
+                given[1] = str(error)
+        if self.world_size > 1:
+            dist.broadcast_object_list(given, src=0, group=self.host_group)
+        if given[1] is not None:
+            raise UserError(given[1])
+        return given[0]
+
     def rows(self, micro_batch: int, batch_size: int) -> range:
         """The rows of the global batch of a step that this process takes in its i-th micro-batch."""
         first = (micro_batch * self.world_size + self.rank) * batch_size

@@ -61,10 +61,10 @@ def find_datasets(dataset_dir) -> list[Path]:
 
 
 def _is_dataset(folder) -> bool:
-    return (folder / "manifest.csv").is_file() or any(next(_files(folder / split), None) for split in SPLITS)
+    return (folder / "manifest.csv").is_file() or any(next(recording_files(folder / split), None) for split in SPLITS)
 
 
-def _files(folder):
+def recording_files(folder):
     """Recordings below a folder, lazily and sorted within each folder."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -108,7 +108,7 @@ def open_dataset(folder, split) -> list[Recording]:
     elif (folder / "dataset.yaml").is_file():
         raise UserError(f"{folder} is not finished: no manifest.csv; run its maker again, it makes what is missing")
     else:
-        splits = [name for name in SPLITS if next(_files(folder / name), None)]
+        splits = [name for name in SPLITS if next(recording_files(folder / name), None)]
         recordings = _scan(folder / split, split)
     if not recordings:
         raise UserError(f"{folder} has no recordings in split '{split}'; splits with recordings: {splits or 'none'}")
@@ -164,7 +164,7 @@ def _check_files(folder, recordings) -> None:
 def _scan(folder, split) -> list[Recording]:
     """The recordings of official files below a folder."""
     folder = folder.absolute()
-    paths, recordings = list(_files(folder)), []
+    paths, recordings = list(recording_files(folder)), []
     for path in (path for path in paths if path.suffix in _PICKLES):
         eeg, written, label = load_sample(path)
         name, channels = path.relative_to(folder).as_posix(), known_channels(path, written)

@@ -11,6 +11,7 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.labels import match_labels
 from dataset.recordings import describe_dataset, find_datasets
 from dataset.text import END_TOKEN, SEP_TOKEN, load_tokenizer
 from errors import UserError
@@ -34,6 +35,7 @@ class Task:
     supervise_bracket: bool = True  # lettered answers: the "(" counts in the loss too
     dataset: str | None = None  # a folder; None: the one called `name` under --dataset_dir
     metrics: tuple[str, ...] | None = None  # None: the papers' four for this number of answers
+    labels: tuple[str, ...] | None = None  # the dataset's names for the answers; None: the answers, or by place
 
     @property
     def n_classes(self) -> int:
@@ -82,21 +84,29 @@ class Task:
         found = [label for label, pattern in enumerate(patterns) if re.match(pattern, said)]
         return max(found, key=lambda label: len(names[label]), default=None)  # "REM sleep" beats "REM"
 
-    def check_labels(self, label_names, source) -> None:
-        """Raise UserError where a dataset's label names, in label order, cannot be these answers; `source` names it."""
+    def check_labels(self, label_names, source) -> tuple[int, ...]:
+        """For each label of a dataset, by its name, the answer that it is; `source` names the dataset.
+
+        A task without `labels` takes names that are no answers by their place. Raises UserError for another number of
+        labels, and for names that the task was not made for.
+        """
         names, answers = list(label_names), list(self.answers)
         said = f"task {self.name} has answers {answers}, but {source} has labels {names}"
         if len(names) != len(answers):
             raise UserError(f"{said}: give one answer for each label, in label order")
-        folded, wanted = ([str(item).casefold() for item in items] for items in (names, answers))
-        if folded != wanted and sorted(folded) == sorted(wanted):
-            raise UserError(f"{said}, in another order: list the answers in the order of the labels")
+        for wanted in (self.labels or answers, answers):
+            places = match_labels(names, wanted)
+            if places is not None:
+                return places
+        if self.labels:
+            raise UserError(f"{said}, and was made for {list(self.labels)}: name the labels so, or write an own task")
+        return tuple(range(len(names)))
 
 
 TASKS = {
     task.name: task
     for task in (
-        Task("TUAB", "Is this EEG segment abnormal?", ("No", "Yes")),
+        Task("TUAB", "Is this EEG segment abnormal?", ("No", "Yes"), labels=("normal", "abnormal")),
         Task(
             "TUEV",
             "Which event type does this EEG segment belong to?",
@@ -109,6 +119,7 @@ TASKS = {
                 "background",
             ),
             lettered=True,
+            labels=("spsw", "gped", "pled", "eyem", "artf", "bckg"),
         ),
         Task("SEED", "Which emotion type does this EEG segment belong to?", ("Positive", "Neutral", "Negative")),
         Task(
@@ -116,21 +127,23 @@ TASKS = {
             "Which sleep type does this EEG segment belong to?",
             ("Wake", "NREM-1", "NREM-2", "NREM-3", "REM"),
             lettered=True,
+            labels=("W", "N1", "N2", "N3", "R"),
         ),
-        Task("Workload", "Is this EEG segment of high workload?", ("No", "Yes")),
+        Task("Workload", "Is this EEG segment of high workload?", ("No", "Yes"), labels=("rest", "arithmetic")),
         Task(
             "TUSL",
             "Which type does this EEG segment belong to?",
             ("background", "seizure", "slowing"),
             lettered=True,
             supervise_bracket=False,
+            labels=("bckg", "seiz", "slow"),
         ),
     )
 }
 
 
 REQUIRED = ("name", "question", "answers", "dataset")
-LISTS, FLAGS = ("answers", "metrics"), ("lettered", "supervise_bracket")
+LISTS, FLAGS = ("answers", "metrics", "labels"), ("lettered", "supervise_bracket")
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
@@ -257,6 +270,8 @@ def _find_problem(fields: dict) -> str | None:
             return f"{field}: must be true or false, not {fields[field]!r}"
     if not re.fullmatch(r"\w[\w.-]{,99}", fields["name"]):
         return f"name: {fields['name']!r} must be 1 to 100 letters, digits, '_', '-' and '.': files are named after it"
+    if len(fields.get("labels", fields["answers"])) != len(fields["answers"]):
+        return "labels: must be as many as the answers, in their order"
     return _find_answer_problem(fields["answers"], fields.get("metrics", ()))
 
 

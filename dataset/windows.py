@@ -67,6 +67,12 @@ class Windows(Dataset):
         _, group = np.unique(self.shapes(), axis=0, return_inverse=True)
         return [np.flatnonzero(group == number) for number in range(group.max(initial=-1) + 1)]
 
+    def relabelled(self, places) -> "Windows":
+        """The same windows, their label `n` now places[n]."""
+        index = self.index.copy()
+        index[:, 3] = np.asarray(places)[index[:, 3]]
+        return Windows(self.recordings, index)
+
     @classmethod
     def continuous(cls, recordings: list[Recording], seconds, stride=None) -> "Windows":
         """Windows cut one after another; seconds, stride: number of seconds, or a function of the number of channels.
@@ -157,8 +163,8 @@ def _pretraining_recordings(folders, split: str) -> list[Recording]:
 
 
 def open_tasks(tasks: dict[Task, Path], split: str) -> dict[Task, Windows]:
-    """The labelled windows of a split of each task's dataset folder. Raises UserError where a task has none, or
-    a label without an answer."""
+    """The labelled windows of a split of each task's dataset folder, their labels in the order of its answers. Raises
+    UserError where a task has none, or a label without an answer."""
     sets = {task: Windows.labelled(open_dataset(folder, split)) for task, folder in tasks.items()}
     for task, windows in sets.items():
         if not len(windows):
@@ -172,6 +178,9 @@ def open_tasks(tasks: dict[Task, Path], split: str) -> dict[Task, Windows]:
                 f"task {task.name}: {tasks[task]} has label {largest} in split '{split}', but the task has "
                 f"{task.n_classes} answers, for labels from 0: {', '.join(task.answers)}"
             )
+        names = describe_dataset(tasks[task])["labels"]
+        if names:
+            sets[task] = windows.relabelled(task.check_labels(names, tasks[task]))
     return sets
 
 

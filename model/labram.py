@@ -229,11 +229,12 @@ def class_loss(logits, labels, smoothing: float):
 NO_DECAY = ("cls_token", "pos_embed", "time_embed")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict]:
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict]:
     """Optimizer groups {params, weight_decay, lr_scale} of the parameters to train.
 
     Vectors and the embeddings of `NO_DECAY` do not decay. `lr_scale` multiplies the learning rate: 1 for the head, and
-    `layer_decay` times less for every block below (BEiT's layer-wise decay).
+    `layer_decay` times less for every block below (BEiT's layer-wise decay; None: 1 everywhere). Which parameters
+    share a group does not depend on the values, so that a resumed run may have others.
     """
     depth = len(getattr(model, "blocks", ()))
     groups = {}
@@ -241,9 +242,10 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
         if not parameter.requires_grad:
             continue
         free = parameter.dim() == 1 or name.split(".")[-1] in NO_DECAY
-        key = (layer_decay ** (depth + 1 - _layer(name, depth)), 0.0 if free else weight_decay)
-        group = groups.setdefault(key, {"params": [], "lr_scale": key[0], "weight_decay": key[1]})
-        group["params"].append(parameter)
+        below = 0 if layer_decay is None else depth + 1 - _layer(name, depth)
+        scale = 1.0 if layer_decay is None else layer_decay**below
+        new = {"params": [], "lr_scale": scale, "weight_decay": 0.0 if free else weight_decay}
+        groups.setdefault((below, free), new)["params"].append(parameter)
     return list(groups.values())
 
 
@@ -268,8 +270,8 @@ def model_state(checkpoint: dict) -> dict:
     return {name: value for name, value in state.items() if not name.startswith(DROPPED)}
 
 
-def load_pretrained(model: Classifier, state: dict, source: str) -> tuple[list[str], list[str]]:
-    """Load a masked model (`student.*`) or a classifier (plain names) into a classifier.
+def load_pretrained(model: Classifier, state: dict, source: str, keep_head=True) -> tuple[list[str], list[str]]:
+    """Load a masked model (`student.*`) or a classifier (plain names), with its head or without, into a classifier.
 
     The whole backbone must fit: names and shapes. Returns the names of the checkpoint that were left out, and those of
     the model that keep their initial values. Raises UserError when the backbone does not fit.
@@ -281,9 +283,9 @@ def load_pretrained(model: Classifier, state: dict, source: str) -> tuple[list[s
         if any(part in name for name in own) != any(part in name for name in given):
             raise UserError(f"{source} and this model differ in {part}: give the {flags} that it was trained with")
     heads = [name for name in given if name in own and name.startswith("head.")]
-    resized = {name for name in heads if state[given[name]].shape != own[name].shape}
-    left_out = {name for name in given if name.startswith(UNUSED)} | resized
-    fresh = [name for name in own if name.startswith(FRESH) and name not in given.keys() - resized]
+    unfit = {name for name in heads if not keep_head or state[given[name]].shape != own[name].shape}
+    left_out = {name for name in given if name.startswith(UNUSED)} | unfit
+    fresh = [name for name in own if name.startswith(FRESH) and name not in given.keys() - unfit]
     loaded = {name: state[original] for name, original in given.items() if name not in left_out}
     load_strictly(model, {name: own[name] for name in fresh} | loaded, source)
     return [name for name in state if name.removeprefix("student.") in left_out], fresh

@@ -84,7 +84,8 @@ def finetune(data, folder, *flags):
         run_class_finetuning, "--dataset_dir", data, "--dataset", "Toy", "--output_dir", folder, *CLASSIFIER,
         "--batch_size", 8, "--lr", 2e-3, "--epochs", 4, "--warmup_epochs", 1, *flags,
     )  # fmt: skip
-    (result,) = json.loads((folder / "results.json").read_text())["results"]
+    written = folder / ("eval/results.json" if "--eval" in flags else "results.json")
+    (result,) = json.loads(written.read_text())["results"]
     return result
 
 

@@ -145,7 +145,7 @@ def test_a_grown_dataset_goes_on_at_its_place(corpus, tmp_path):
     few = ("--datasets", "pair", "--gradient_accumulation_steps", 1, "--epochs", 3)
     stages.train("vq", corpus, tmp_path, *few, "--max_steps", 4)
     before = read_checkpoint(tmp_path / "checkpoints" / "VQ" / "ckpt.pt")
-    folder = stages.train("vq", corpus, tmp_path, *few, "--datasets", "pair", "four")
+    folder = stages.train("vq", corpus, tmp_path, *few, "--datasets", "pair", "four", "--allow_changed", "datasets")
     after = read_checkpoint(folder / "ckpt.pt")
     assert after["steps_per_epoch"] > before["steps_per_epoch"] and after["epoch"] == 3
     assert after["iter_num"] == after["total_steps"] == 3 * after["steps_per_epoch"]

@@ -164,12 +164,15 @@ def test_yaml_cannot_run_code(write_task, tmp_path):
 
 def test_labels_of_a_dataset_must_fit_the_answers():
     task = TASKS["TUSL"]
-    task.check_labels(["background", "seizure", "slowing"], "TUSL/dataset.yaml")
-    task.check_labels(["bckg", "seiz", "slow"], "TUSL/dataset.yaml")  # other words are for the user to judge
+    for names in (["background", "seizure", "slowing"], ["bckg", "seiz", "slow"]):  # the latter are its maker's
+        assert task.check_labels(names, "TUSL/dataset.yaml") == (0, 1, 2)
+    own = Task("mine", "Asleep?", ("no", "yes"))
+    assert own.check_labels(["wake", "sleep"], "mine/dataset.yaml") == (0, 1)  # other words are for the user to judge
     with pytest.raises(UserError, match="TUSL/dataset.yaml has labels .*one answer for each label"):
         task.check_labels(["bckg", "seiz"], "TUSL/dataset.yaml")
-    with pytest.raises(UserError, match="in another order"):
-        task.check_labels(["Seizure", "background", "slowing"], "TUSL/dataset.yaml")
+    assert task.check_labels(["Seizure", "background", "slowing"], "TUSL/dataset.yaml") == (1, 0, 2)
+    with pytest.raises(UserError, match=r"labels \['a', 'b', 'c'\], and was made for \['bckg', 'seiz', 'slow'\]"):
+        task.check_labels(["a", "b", "c"], "TUSL/dataset.yaml")
 
 
 def make_dataset(folder, name, labels):

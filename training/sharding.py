@@ -74,12 +74,12 @@ def _shard_like(value, target):
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, source: str) -> None:
-    """Load a whole state into an optimizer, of sharded parameters or not. Raises UserError for other parameters, and
-    for a state that is damaged."""
+    """Load a whole state into an optimizer, of sharded parameters or not; the options of its groups (weight decay,
+    betas, ...) stay its own. Raises UserError for other parameters, and for a state that is damaged."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     try:
-        states = (state, optimizer.state_dict())
-        sizes, own = ([len(group["params"]) for group in part.get("param_groups", ())] for part in states)
+        groups, own_groups = state.get("param_groups", ()), optimizer.state_dict()["param_groups"]
+        sizes, own = ([len(group["params"]) for group in part] for part in (groups, own_groups))
         if sizes != own:
             raise UserError(
                 f"{source}: its optimizer has groups of {sizes} tensors, not {own}: --no-resume starts anew"
@@ -92,6 +92,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, source: str) -
             index: {name: _shard_like(value, parameters[index]) for name, value in values.items()}
             for index, values in state["state"].items()
         }
-        optimizer.load_state_dict(state | {"state": shards})
+        kept = ("params", "lr")  # the schedule sets the rate in every step
+        groups = [
+            own | {name: group[name] for name in kept if name in group}
+            for own, group in zip(own_groups, groups, strict=True)
+        ]
+        optimizer.load_state_dict(state | {"state": shards, "param_groups": groups})
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise UserError(f"{source}: its optimizer is damaged ({error!r}): --no-resume starts anew") from None

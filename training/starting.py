@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from training.checkpoints import Checkpoints
+from training.agreement import agree, history
+from training.checkpoints import Checkpoints, read_checkpoint
 from training.loading import Loader
 from training.logger import Logger
 from training.provenance import provenance, public_config
@@ -31,15 +32,25 @@ def start_training(raw_model, run: Run, args, out_dir: Path, loader: Loader, *, 
 
 def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path, loader: Loader, *, extra: dict,
                    grad_clip: float, ema_decay: float = 0.0, template=None, log_dir=None) -> Trainer:  # fmt: skip
-    """Trainer, the newest checkpoint and the logs, from the flags that all scripts share; log_dir: of TensorBoard."""
-    about = {"config": public_config(args), **provenance(), **extra}
+    """Trainer, the newest checkpoint and the logs, from the flags that all scripts share; log_dir: of TensorBoard.
+
+    extra has the `inputs` of `describe_inputs`: with the flags they are held against the checkpoint.
+    """
+    precision = {"dtype": str(run.dtype).removeprefix("torch.")}  # not "auto"
+    about = {"config": public_config(args) | precision, **provenance(), **extra}
+    before = read_checkpoint(checkpoint) if args.resume and checkpoint.is_file() else {}
+    if before:
+        about["config"], said = agree(about, before, checkpoint, args.allow_changed)
+        for line in said:
+            run.say(line)
     trainer = Trainer(
         raw_model, run, optimizer, rates, loader, Checkpoints(checkpoint, args.keep), about, template=template,
         grad_clip=grad_clip, ema_decay=ema_decay, compile=args.compile, log_interval=args.log_interval,
         save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
         save_ckpt_freq=args.save_ckpt_freq,
     )  # fmt: skip
-    log_lines = trainer.resume() if args.resume and checkpoint.is_file() else 0
+    log_lines = trainer.resume() if before else 0
+    about["history"] = history(about, before, trainer.step)  # about: what the checkpoints will hold
     wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}
     trainer.logger = Logger(
         checkpoint.parent, run, about, len(rates), trainer.step, log_lines, wandb if args.wandb_log else None, log_dir
