@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from errors import UserError
+from errors import UserError, told_later
 
 PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and DistributedDataParallel
 
@@ -102,6 +102,7 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
+@told_later()
 def write_checkpoint(checkpoint: dict, path) -> None:
     """Write to a temporary name, flush to the disk, rename: `path` always holds a whole checkpoint, old or new."""
     path = Path(path)
@@ -135,6 +136,7 @@ class Checkpoints:
         """The path of a checkpoint beside the newest one."""
         return self.newest.with_stem(f"{self.newest.stem}-{name}")
 
+    @told_later()
     def write(self, state: dict, epoch: int | None = None) -> None:
         """Write the newest checkpoint, and keep it as that of `epoch` when one is given."""
         if epoch is None:

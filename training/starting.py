@@ -4,6 +4,7 @@ from pathlib import Path
 
 from training.checkpoints import Checkpoints
 from training.loading import Loader
+from training.lock import hold_folder
 from training.logger import Logger
 from training.provenance import provenance, public_config
 from training.sharding import shard
@@ -32,6 +33,7 @@ def start_training(raw_model, run: Run, args, out_dir: Path, loader: Loader, *, 
 def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path, loader: Loader, *, extra: dict,
                    grad_clip: float, ema_decay: float = 0.0, template=None, log_dir=None) -> Trainer:  # fmt: skip
     """Trainer, the newest checkpoint and the logs, from the flags that all scripts share; log_dir: of TensorBoard."""
+    lock = hold_folder(checkpoint.parent, run)  # before anything there is read or written
     about = {"config": public_config(args), **provenance(), **extra}
     trainer = Trainer(
         raw_model, run, optimizer, rates, loader, Checkpoints(checkpoint, args.keep), about, template=template,
@@ -39,6 +41,7 @@ def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path
         save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
         save_ckpt_freq=args.save_ckpt_freq,
     )  # fmt: skip
+    trainer.lock = lock
     log_lines = trainer.resume() if args.resume and checkpoint.is_file() else 0
     wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}
     trainer.logger = Logger(
