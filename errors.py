@@ -4,11 +4,13 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import traceback
 
 from tqdm import tqdm
 
-LOST_PROCESS = ("gloo/transport", "NCCL", "TCPStore")  # in what torch.distributed says when a process is gone
+# in what torch.distributed says when a process is gone
+LOST_PROCESS = ("gloo/transport", "NCCL", "TCPStore", "waiting for clients")
 REQUEUE = 75  # exit status of a run that was told to stop: run the same command again, it goes on
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 TOLD = "told to stop: what was saved is whole, run the same command again"
@@ -62,8 +64,18 @@ def requeue_when_told() -> None:
 
 
 def ignore_signals(worker: int = 0) -> None:
-    """For a data worker: what is sent to all processes of a job is for the one that trains, which ends its workers."""
-    _answer_with(signal.SIG_IGN)
+    """For a data worker: what a cluster sends to all processes of a job is for the one that trains, which needs its
+    workers to the end of the step, and ends them itself."""
+    if not hasattr(signal, "sigwaitinfo"):  # nothing else tells who sent a signal
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo(STOP_SIGNALS).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 @contextlib.contextmanager
