@@ -20,7 +20,7 @@ from tqdm import tqdm
 from dataset.batches import collate_eeg
 from dataset.checks import check_eeg
 from dataset.windows import Windows
-from errors import UserError
+from errors import UserError, ignore_signals
 from training.loading import to_device
 from training.provenance import hash_state
 from utils import Run
@@ -68,8 +68,9 @@ class CachedWindows(Windows):
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise UserError(f"--cache_features: {path} cannot be written ({error}); the others stay usable") from None
+        finally:
+            temporary.unlink(missing_ok=True)  # after the renaming there is none
 
 
 @functools.lru_cache(maxsize=MAPPED)
@@ -132,7 +133,8 @@ def _compute(windows: CachedWindows, model, batch_size: int, run: Run, num_worke
     for first, stop in map(windows.span, chunks):
         blocks += [range(i, min(i + batch_size, stop)) for i in range(first, stop, batch_size)]
     raw = Windows(windows.recordings, windows.index)
-    batches = iter(DataLoader(raw, batch_sampler=blocks, collate_fn=collate_eeg, num_workers=num_workers))
+    loading = {"num_workers": num_workers, "worker_init_fn": ignore_signals}
+    batches = iter(DataLoader(raw, batch_sampler=blocks, collate_fn=collate_eeg, **loading))
     for chunk in tqdm(chunks, desc=windows.folder.name, unit="file", disable=not run.main or not chunks):
         features = []
         first, stop = windows.span(chunk)

@@ -16,6 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import errors
+
+if __name__ == "__main__":
+    errors.requeue_when_told()  # first: what follows takes seconds to import
+
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
 from dataset.labels import follow_classes
@@ -35,7 +39,7 @@ from model.labram import (
 from results import results_table
 from training.agreement import CHANGEABLE
 from training.checkpoints import find_checkpoint, load_strictly, read_checkpoint
-from training.flags import natural, nonnegative, positive, share
+from training.flags import minutes, natural, nonnegative, positive, share
 from training.loading import Loader
 from training.provenance import describe_inputs, public_config
 from training.starting import begin_training
@@ -93,6 +97,7 @@ def get_args(argv=None):
     flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=nonnegative, default=30)
     flag("--save_every_steps", type=natural, default=0)
+    flag("--timeout_minutes", type=minutes, default=10.0, help="how long processes wait for one that hangs")
     # log
     flag("--log_dir", help="folder for TensorBoard; default: none")
     flag("--log_interval", type=positive, default=10)
@@ -105,7 +110,7 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_run(args.device, args.dtype, args.seed)
+    run = start_run(args.device, args.dtype, args.seed, args.timeout_minutes)
     output_dir = Path(args.output_dir, "overfit" if args.overfit_batches else "")
     if args.rel_pos_bias or not args.abs_pos_emb:
         raise errors.UserError("LaBraM has absolute positions only: leave out --rel_pos_bias and --no-abs_pos_emb")

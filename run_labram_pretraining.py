@@ -16,9 +16,13 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import errors
+
+if __name__ == "__main__":
+    errors.requeue_when_told()  # first: what follows takes seconds to import
+
 import torch
 
-import errors
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
 from dataset.windows import labram_pretraining_windows, pretraining_folders
@@ -27,7 +31,7 @@ from model.labram_masked import MASKED_MODELS, MaskedModel, masked_prediction
 from model.vqnsp import TOKENIZERS, VQNSP
 from training.agreement import CHANGEABLE
 from training.checkpoints import find_checkpoint
-from training.flags import natural, nonnegative, positive, share
+from training.flags import minutes, natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader
 from training.provenance import describe_inputs, public_config
 from training.starting import begin_training
@@ -78,6 +82,7 @@ def get_args(argv=None):
     flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=nonnegative, default=30)
     flag("--save_every_steps", type=natural, default=0)
+    flag("--timeout_minutes", type=minutes, default=10.0, help="how long processes wait for one that hangs")
     # log
     flag("--log_dir", help="folder for TensorBoard; default: none")
     flag("--log_interval", type=positive, default=10)
@@ -90,7 +95,7 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_run(args.device, args.dtype, args.seed)
+    run = start_run(args.device, args.dtype, args.seed, args.timeout_minutes)
     output_dir = Path(args.output_dir, "overfit" if args.overfit_batches else "")
 
     # --------------------------------------------------------------------------------------------------------- data

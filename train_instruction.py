@@ -12,9 +12,13 @@ results.json.
 import argparse
 from pathlib import Path
 
+import errors
+
+if __name__ == "__main__":
+    errors.requeue_when_told()  # first: what follows takes seconds to import
+
 import numpy as np
 
-import errors
 from dataset.batches import QuestionCollate, QuestionWindows
 from dataset.checks import check_eeg
 from dataset.labels import explain_labels, follow_tasks
@@ -29,7 +33,7 @@ from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ_Align
 from training.agreement import CHANGEABLE
 from training.checkpoints import find_checkpoint, read_checkpoint
-from training.flags import at_least, natural, nonnegative, positive, share
+from training.flags import at_least, minutes, natural, nonnegative, positive, share
 from training.loading import Loader, to_device
 from training.padding import QUESTION_TOKENS, choose_padding
 from training.provenance import describe_inputs
@@ -99,6 +103,7 @@ def get_args(argv=None):
     flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=nonnegative, default=30)
     flag("--save_every_steps", type=natural, default=0)
+    flag("--timeout_minutes", type=minutes, default=10.0, help="how long processes wait for one that hangs")
     # log
     flag("--log_interval", type=positive, default=10)
     flag("--wandb_log", action=switch, default=False)
@@ -110,7 +115,7 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_run(args.device, args.dtype, args.seed)
+    run = start_run(args.device, args.dtype, args.seed, args.timeout_minutes)
     out_dir = stage_folder(args, f"instruction-{args.size}")
 
     if (args.standardize or args.band_power) and (args.eval_only or args.init_from == "NeuroLM"):

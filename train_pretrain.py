@@ -11,9 +11,13 @@ stage 1 from --tokenizer_path; writes <out_dir>/checkpoints/NeuroLM-<size>/.
 import argparse
 from pathlib import Path
 
+import errors
+
+if __name__ == "__main__":
+    errors.requeue_when_told()  # first: what follows takes seconds to import
+
 import torch
 
-import errors
 from dataset.batches import collate_prediction
 from dataset.checks import check_eeg
 from dataset.text import open_text
@@ -23,7 +27,7 @@ from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
 from model.vq import VQ, VQ_Align
 from training.agreement import CHANGEABLE
 from training.checkpoints import find_checkpoint
-from training.flags import at_least, natural, nonnegative, positive, share
+from training.flags import at_least, minutes, natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader, to_device
 from training.padding import choose_padding
 from training.provenance import describe_inputs
@@ -82,6 +86,7 @@ def get_args(argv=None):
     flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=nonnegative, default=30)
     flag("--save_every_steps", type=natural, default=0)
+    flag("--timeout_minutes", type=minutes, default=10.0, help="how long processes wait for one that hangs")
     # log
     flag("--log_interval", type=positive, default=10)
     flag("--wandb_log", action=switch, default=False)
@@ -93,7 +98,7 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_run(args.device, args.dtype, args.seed)
+    run = start_run(args.device, args.dtype, args.seed, args.timeout_minutes)
     out_dir = stage_folder(args, f"NeuroLM-{args.size}")
 
     # --------------------------------------------------------------------------------------------------------- data

@@ -10,9 +10,13 @@ Reads the unlabelled datasets under --dataset_dir and text from <out_dir>/text; 
 import argparse
 from pathlib import Path
 
+import errors
+
+if __name__ == "__main__":
+    errors.requeue_when_told()  # first: what follows takes seconds to import
+
 import torch
 
-import errors
 from dataset.batches import collate_eeg
 from dataset.checks import check_eeg
 from dataset.text import open_text
@@ -21,7 +25,7 @@ from model.gpt import GPT
 from model.neurolm import LM_SIZES
 from model.vq import VQ_SIZES, VQ_Align, reversal_weight
 from training.agreement import CHANGEABLE
-from training.flags import at_least, natural, nonnegative, positive, share
+from training.flags import at_least, minutes, natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader
 from training.padding import choose_padding
 from training.provenance import describe_inputs
@@ -74,6 +78,7 @@ def get_args(argv=None):
     flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
     flag("--save_every_minutes", type=nonnegative, default=30)
     flag("--save_every_steps", type=natural, default=0)
+    flag("--timeout_minutes", type=minutes, default=10.0, help="how long processes wait for one that hangs")
     # log
     flag("--log_interval", type=positive, default=10)
     flag("--wandb_log", action=switch, default=False)
@@ -85,7 +90,7 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_run(args.device, args.dtype, args.seed)
+    run = start_run(args.device, args.dtype, args.seed, args.timeout_minutes)
     out_dir = stage_folder(args, "VQ")
 
     # --------------------------------------------------------------------------------------------------------- data

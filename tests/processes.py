@@ -1,12 +1,14 @@
 """Several gloo processes without torchrun: forks of the test, which start at once."""
 
+import contextlib
 import multiprocessing
 import os
 import socket
 
 
-def run_processes(world_size: int, work, *arguments) -> None:
-    """Call `work(*arguments)` in so many processes, as torchrun would; the first that fails ends all."""
+@contextlib.contextmanager
+def fork_processes(world_size: int, work, *arguments):
+    """So many processes that call `work(*arguments)`, as torchrun would start them; killed at the end."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -16,12 +18,19 @@ def run_processes(world_size: int, work, *arguments) -> None:
     for process in ranks:
         process.start()
     try:
-        for process in ranks:
-            process.join(timeout=300)
-            assert process.exitcode == 0, f"a process ended with {process.exitcode}"
+        yield ranks
     finally:
         for process in ranks:
             process.kill()
+            process.join()
+
+
+def run_processes(world_size: int, work, *arguments) -> None:
+    """Call `work(*arguments)` in so many processes; the first that fails ends all."""
+    with fork_processes(world_size, work, *arguments) as ranks:
+        for process in ranks:
+            process.join(timeout=300)
+            assert process.exitcode == 0, f"a process ended with {process.exitcode}"
 
 
 def _work(rank, world_size, port, work, arguments) -> None:

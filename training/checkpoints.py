@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from errors import UserError
+from errors import UserError, told_later
 from files import check_file
 
 CURE = "--no-resume starts anew, in its place"  # for a checkpoint that no run can continue from
@@ -204,6 +204,7 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
+@told_later()
 def write_checkpoint(checkpoint: dict, path) -> None:
     """Write to a temporary name, flush to the disk, rename: `path` always holds a whole checkpoint, old or new."""
     path = Path(path)
@@ -237,6 +238,7 @@ class Checkpoints:
         """The path of a checkpoint beside the newest one."""
         return self.newest.with_stem(f"{self.newest.stem}-{name}")
 
+    @told_later()
     def write(self, state: dict, epoch: int | None = None) -> None:
         """Write the newest checkpoint, and keep it as that of `epoch` when one is given."""
         if epoch is None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from errors import UserError
+from errors import UserError, ignore_signals
 from training.sampling import Interleaved, Mixture
 from utils import Run
 
@@ -54,6 +54,7 @@ class Loader:
             batch_sampler=self.sampler,
             collate_fn=collate,
             num_workers=num_workers,
+            worker_init_fn=ignore_signals,
             persistent_workers=num_workers > 0,
             pin_memory=run.device.type == "cuda",
         )
@@ -117,7 +118,9 @@ def evaluation_loader(dataset, batch_size: int, run: Run, collate, num_workers: 
     for group in [np.arange(len(dataset))] if groups is None else groups:
         mine = group[run.rank :: run.world_size].tolist()
         blocks += [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    loader = DataLoader(dataset, batch_sampler=blocks, collate_fn=collate, num_workers=num_workers)
+    loader = DataLoader(
+        dataset, batch_sampler=blocks, collate_fn=collate, num_workers=num_workers, worker_init_fn=ignore_signals
+    )
     return (to_device(batch, run.device) for batch in loader)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from training.agreement import agree, history
 from training.checkpoints import Checkpoints, read_checkpoint
 from training.loading import Loader
+from training.lock import hold_folder
 from training.logger import Logger
 from training.provenance import provenance, public_config
 from training.sharding import shard
@@ -36,6 +37,7 @@ def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path
 
     extra has the `inputs` of `describe_inputs`: with the flags they are held against the checkpoint.
     """
+    lock = hold_folder(checkpoint.parent, run)  # before anything there is read or written
     precision = {"dtype": str(run.dtype).removeprefix("torch.")}  # not "auto"
     about = {"config": public_config(args) | precision, **provenance(), **extra}
     before = read_checkpoint(checkpoint) if args.resume and checkpoint.is_file() else {}
@@ -49,6 +51,7 @@ def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path
         save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
         save_ckpt_freq=args.save_ckpt_freq,
     )  # fmt: skip
+    trainer.lock = lock
     log_lines = trainer.resume() if before else 0
     about["history"] = history(about, before, trainer.step)  # about: what the checkpoints will hold
     wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}

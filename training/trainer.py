@@ -6,7 +6,6 @@ what the loss is; the state of the run is the number of steps taken.
 
 import contextlib
 import copy
-import signal
 import sys
 import time
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from errors import REQUEUE, hearing
 from training.checkpoints import (
     CURE,
     Checkpoints,
@@ -31,9 +31,6 @@ from training.recorder import Recorder
 from training.sharding import filled_copy, is_sharded, load_optimizer, sharded_like, whole, whole_state
 from training.throughput import Throughput
 from utils import Run, seed_everything, wrap
-
-REQUEUE = 75  # exit status of a run that was told to stop and has saved its state: run the same command again
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Trainer:
@@ -56,9 +53,10 @@ class Trainer:
         self.step, self.epoch, self.validated = 0, 0, 0  # steps taken; epochs finished, and the steps taken by then
         self.best = float("-inf")  # validation score of the best epoch, where a script keeps one
         self.logger: Logger | None = None
+        self.lock = None  # on the folder, held as long as this object lives
         self.throughput = Throughput(run)
         self.recorder = Recorder(run, log_interval)
-        self._last_save = time.monotonic()
+        self._last_save, self._saved = time.monotonic(), 0  # when, and after how many steps
         self._told_to_stop = False
 
     # ---------------------------------------------------------------------------------------------------- the loop
@@ -73,18 +71,26 @@ class Trainer:
 
     def epochs(self):
         """The epochs still to do; each is finished, and saved, when the body of the loop ends."""
-        with self._hearing_signals():
-            while self.validated < self.total_steps:
-                yield self.epoch
-                self.epoch, rest = divmod(self.step, self.loader.steps_per_epoch)
-                self.validated = self.step
-                kept = self.save_ckpt_freq and not rest and self.epoch % self.save_ckpt_freq == 0
-                self.save(self.epoch if kept else None)
-                self._stop_if_told()
+        while self.validated < self.total_steps:
+            yield self.epoch
+            self.epoch, rest = divmod(self.step, self.loader.steps_per_epoch)
+            self.validated = self.step
+            kept = self.save_ckpt_freq and not rest and self.epoch % self.save_ckpt_freq == 0
+            self.save(self.epoch if kept else None)
 
     def steps(self):
-        """The micro-batches of each step still to do in this epoch."""
-        first = self.epoch * self.loader.steps_per_epoch
+        """The micro-batches of each step still to do in this epoch; afterwards all of them are saved.
+
+        SIGTERM and SIGUSR1 ask the run to save and stop at the next step. Outside of the steps nothing would be lost,
+        and they end it on the spot.
+        """
+        with hearing(self._on_signal):
+            yield from self._steps()
+        if self._told_to_stop:  # each process by itself: the others may be outside already
+            self._stop()
+
+    def _steps(self):
+        first, begun = self.epoch * self.loader.steps_per_epoch, self.step
         stop = min(self.loader.steps_per_epoch, self.total_steps - first)
         batches = self.loader.epoch(self.epoch, self.step - first, stop)
         self.throughput.restart()
@@ -92,7 +98,8 @@ class Trainer:
             with self.throughput.waiting():
                 micro_batches = next(batches, None)
             if micro_batches is None:
-                return
+                break
+            self.run.arrive(self.step)
             seed_everything(self.run.seed, self.step, self.run.rank)
             for group in self.optimizer.param_groups:
                 group["lr"] = float(self.rates[self.step]) * group.get("lr_scale", 1.0)
@@ -101,6 +108,8 @@ class Trainer:
             with self.throughput.counting():
                 yield micro_batches
             self._after_step()
+        if self.step not in (begun, self._saved):
+            self.save()  # a validation can be long: what ends it must not cost the steps
 
     @contextlib.contextmanager
     def forward(self, last: bool):
@@ -156,29 +165,16 @@ class Trainer:
         # the main process keeps the time, and any may have got the signal: all must agree
         if self.run.any(late or self._told_to_stop) or due:
             self.save()
-            self._stop_if_told()
+            if self.run.any(self._told_to_stop):
+                self._stop()
 
-    @contextlib.contextmanager
-    def _hearing_signals(self):
-        """SIGTERM and SIGUSR1 ask the run to save and stop at the next step."""
+    def _on_signal(self, number, frame) -> None:
+        self._told_to_stop = True
 
-        def on_signal(number, frame):
-            self._told_to_stop = True
-
-        before = {}
-        with contextlib.suppress(ValueError):  # not in the main thread: a notebook
-            before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _stop_if_told(self) -> None:
-        if self.run.any(self._told_to_stop):
-            self.logger.say(f"told to stop: {self.checkpoints.newest} holds step {self.step}; the same command goes on")
-            self.logger.close()
-            sys.exit(REQUEUE)
+    def _stop(self) -> None:
+        self.logger.say(f"told to stop: {self.checkpoints.newest} holds step {self.step}; the same command goes on")
+        self.logger.close()
+        sys.exit(REQUEUE)
 
     def _log(self) -> None:
         self.recorder.check(self.checkpoints.newest)
@@ -244,7 +240,7 @@ class Trainer:
         }
         if self.run.main:
             self.checkpoints.write(state, keep_as)
-        self._last_save = time.monotonic()
+        self._last_save, self._saved = time.monotonic(), self.step
 
     def resume(self) -> int:
         """Continue from the newest checkpoint; returns how many lines of the log belong to it."""
