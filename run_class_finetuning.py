@@ -35,6 +35,7 @@ from training.checkpoints import find_checkpoint, load_strictly, read_checkpoint
 from training.flags import natural, nonnegative, positive, share
 from training.loading import Loader
 from training.provenance import describe_data, public_config
+from training.screening import screen
 from training.starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 from validation import log_answers
@@ -48,6 +49,8 @@ def get_args(argv=None):
     flag("--dataset_dir", default="./", help="folder of dataset folders")
     flag("--output_dir", default="./")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
+    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
+    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     # model
     flag("--model", choices=CLASSIFIERS, default="labram_base_patch200_200")
     flag("--finetune", help="checkpoint of run_labram_pretraining.py or this script, or the released labram-base.pth")
@@ -119,7 +122,7 @@ def main(args):
     if args.layer_scale_init_value is not None:
         config = replace(config, layer_scale=args.layer_scale_init_value)
     raw_model = Classifier(config, len(classes) if len(classes) > 2 else 1)  # two classes: one logit
-    start = "from scratch"
+    path, start = None, "from scratch"
     if args.eval:
         path = find_checkpoint(args.finetune, args.output_dir, "--finetune", "checkpoint-best.pth")
         load_strictly(raw_model, model_state(read_checkpoint(path)), str(path))
@@ -133,10 +136,11 @@ def main(args):
         start = "linear probe"
     raw_model.to(run.device)
     method = f"{args.model}, {start}"
+    trained_on, found = screen(args, run, {split: [windows] for split, windows in sets.items()}, [folder], path)
 
     if args.eval:
         result = classify_windows(raw_model, sets["test"], classes, name=folder.name, split="test", **loading)
-        report(output_dir, [result], run, method=f"{args.model}, {path}", seed=args.seed)
+        report(output_dir, [result], run, method=f"{args.model}, {path}", seed=args.seed, **found)
         return
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
@@ -153,7 +157,8 @@ def main(args):
         output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
         ema_decay=args.model_ema_decay if args.model_ema else 0.0,
         extra={"args": public_config(args), "classes": list(classes), "datasets": describe_data([folder])}
-        | {"tasks": describe_tasks({Task(folder.name, f"{folder.name}:", classes): sets["train"]})},
+        | {"tasks": describe_tasks({Task(folder.name, f"{folder.name}:", classes): sets["train"]})}
+        | {"trained_on": trained_on, **found},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop
@@ -180,7 +185,7 @@ def main(args):
     result = classify_windows(trainer.evaluated, sets["test"], classes, name=folder.name, split="test", **loading)
     log_answers(trainer, result, "test")
     trainer.logger.close()
-    report(output_dir, [result], run, method=method, seed=args.seed)
+    report(output_dir, [result], run, method=method, seed=args.seed, **found)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from training.flags import at_least, natural, nonnegative, positive, share
 from training.loading import Loader, to_device
 from training.provenance import describe_data
 from training.sampling import MIXINGS, POOL, Mixture, mixing_shares
+from training.screening import screen
 from training.starting import BEST, NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 from validation import log_answers
@@ -45,6 +46,8 @@ def get_args(argv=None):
     flag("--text_dir", help="folder of train.bin; default: <out_dir>/text")
     flag("--out_dir", default="./")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
+    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
+    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     flag("--cache_features", metavar="DIR", help="keep what the frozen tokenizer makes of the windows, for later runs")
     # model
     flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: the one in out_dir")
@@ -124,7 +127,8 @@ def main(args):
         raw_model = NeuroLM.load(path, args.dropout, args.size)
     else:
         default = Path("checkpoints", "VQ", NEWEST)
-        tokenizer = VQ_Align.load(find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", default)).VQ
+        path = find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", default)
+        tokenizer = VQ_Align.load(path).VQ
         gpt2 = None
         if args.init_from == "gpt2" and LM_SIZES[args.size].gpt2 and not resumes(args, out_dir):
             with run.main_first():
@@ -135,6 +139,7 @@ def main(args):
         )
         raw_model.tokenizer.load_state_dict(tokenizer.encoder.state_dict())
     raw_model.to(run.device)
+    trained_on, found = screen(args, run, {s: [*of.values()] for s, of in sets.items()}, tasks.values(), path)
 
     answering = (args.eeg_batch_size, run, args.num_workers, args.answer_by)
     named = [f"NeuroLM-{args.size}"]  # what runs of other seeds share
@@ -144,7 +149,7 @@ def main(args):
         named.append("band power")
     if args.answer_by == "generate":
         named.append("answers written freely")
-    about = {"method": ", ".join(named), "seed": args.seed}
+    about = {"method": ", ".join(named), "seed": args.seed, **found}
     if args.cache_features:
         reading = (args.eeg_batch_size, run, args.num_workers)
         sets = cache_features(args.cache_features, sets, tasks, raw_model, *reading)
@@ -179,7 +184,8 @@ def main(args):
     trainer = start_training(
         raw_model, run, args, out_dir, loader, fsdp=args.fsdp, steps=steps, warmup_steps=warmup_steps,
         extra=raw_model.config_args()
-        | {"datasets": describe_data(tasks.values()), "tasks": describe_tasks(sets["train"])},
+        | {"datasets": describe_data(tasks.values()), "tasks": describe_tasks(sets["train"])}
+        | {"trained_on": trained_on, **found},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop

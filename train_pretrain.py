@@ -25,6 +25,7 @@ from training.checkpoints import find_checkpoint
 from training.flags import at_least, natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader, to_device
 from training.provenance import describe_data
+from training.screening import screen
 from training.starting import NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 
@@ -40,6 +41,8 @@ def get_args(argv=None):
     flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
     flag("--out_dir", default="./")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
+    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
+    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     # model
     flag("--tokenizer_path", help="checkpoint of stage 1, as given or in out_dir; default: the one in out_dir")
     flag("--size", choices=LM_SIZES, default="B")
@@ -109,6 +112,7 @@ def main(args):
 
     # -------------------------------------------------------------------------------------------------------- model
     path = find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", Path("checkpoints", "VQ", NEWEST))
+    trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders, path)
     tokenizer = VQ_Align.load(path).VQ
     tokenizer.to(run.device).eval().requires_grad_(False)
     gpt2 = None
@@ -128,7 +132,7 @@ def main(args):
     trainer = start_training(
         raw_model, run, args, out_dir, loader, fsdp=args.fsdp,
         steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
-        extra=raw_model.config_args() | {"datasets": describe_data(folders)},
+        extra=raw_model.config_args() | {"datasets": describe_data(folders), "trained_on": trained_on} | found,
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop

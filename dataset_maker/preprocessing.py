@@ -11,6 +11,7 @@ from pathlib import Path
 import mne
 import numpy as np
 
+from dataset.amplitudes import PLAUSIBLE, QUIETEST, SPARSE, channel_medians, find_loud
 from dataset.channels import canonical_name
 from dataset.hdf5 import RATE
 from dataset_maker.filters import convolve, design, resample
@@ -18,8 +19,6 @@ from errors import UserError
 
 LOW, HIGH = 0.1, 75.0  # Hz, the band of both papers
 SUFFIXES = (".cnt", ".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif")
-PLAUSIBLE = (0.5, 500.0)  # uV: where the median absolute amplitude of EEG in this band lies
-SPARSE = 7  # every so many samples are enough for a median
 BLOCK_BYTES = 2**29  # of float64 signal in memory at once
 
 
@@ -156,10 +155,10 @@ def _clean(raw, picked, seconds, notch, flat_ok) -> CleanEEG:
     if not blocks:
         raise UserError("flat: no channel ever changes")
     eeg = np.concatenate(blocks)
-    _check_amplitude(eeg)
+    kept = tuple(place for place in places if place not in flat)
+    notes += _check_amplitude(eeg, kept)
     if flat:
         notes += (f"flat channels dropped: {', '.join(flat)}",)
-    kept = tuple(place for place in places if place not in flat)
     return CleanEEG(kept, eeg, LOW, high, notch, _events(raw), notes)
 
 
@@ -198,11 +197,18 @@ def _filter(data, rate, high, notch) -> np.ndarray:
     return resample(data, rate) if rate != RATE else data.astype(np.float32)
 
 
-def _check_amplitude(eeg) -> None:
-    """Refuse a signal that cannot be EEG in uV, with the unit or factor suspected."""
+def _check_amplitude(eeg, places) -> tuple[str, ...]:
+    """Refuse a signal, or a channel, that cannot be EEG in uV, with the unit or factor suspected -> notes on channels
+    that are odd."""
+    medians = channel_medians(eeg)
+    loud = find_loud(medians, places)
+    if loud:
+        raise UserError(f"{loud}: correct its unit in the file, or make the dataset without it (--channels)")
     median = float(np.median(np.abs(eeg[:, ::SPARSE])))
     if PLAUSIBLE[0] <= median <= PLAUSIBLE[1]:
-        return
+        odd = (medians < QUIETEST) | (medians > PLAUSIBLE[1])
+        said = [f"{place} {value:.2g}" for place, value, is_odd in zip(places, medians, odd, strict=True) if is_odd]
+        return (f"channels of unlikely median amplitude, in uV: {', '.join(said)}",) * bool(said)
     factor = 15.0 / max(median, 1e-12)  # 15 uV is typical
     if factor > 1:
         unit, factor = ("V", 1e6) if factor > 3e4 else ("mV", 1e3)
