@@ -182,15 +182,16 @@ def _scan(folder, split) -> list[Recording]:
 def segments(recording) -> np.ndarray:
     """The labelled windows of a recording -> (W, 3) int64: start sample, stop sample, label from 0.
 
-    Raises UserError for a window outside the recording, for a label that the dataset does not have, and where the
-    manifest counts other windows than the file holds.
+    Raises UserError for a window outside the recording, for a label that the dataset does not have, and where the file
+    is not as long as the manifest says, or holds other channels or windows.
     """
     if recording.group is None:
         rows = [] if recording.label is None else [(0, recording.samples, recording.label)]
         rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
     else:
         with open_file(recording.path) as file:
-            _check_shape(recording, *open_eeg(file, recording.group))
+            eeg, channels = open_eeg(file, recording.group)
+            samples = eeg.shape[1]
             rows = read_segments(file, recording.group)
     start, stop, label = rows.T
     if (start < 0).any() or (stop <= start).any() or (stop > recording.samples).any():
@@ -198,6 +199,8 @@ def segments(recording) -> np.ndarray:
     labels = recording.labels if recording.labels is not None else np.inf
     if (label < 0).any() or (label >= labels).any():
         raise UserError(f"{recording.path}: labels {sorted(set(label.tolist()))}, but the dataset names {labels}")
+    if recording.group is not None:
+        _check_shape(recording, channels, samples)
     if recording.counts:
         found = tuple(np.bincount(label, minlength=recording.labels).tolist())
         if found != recording.counts:
@@ -213,11 +216,11 @@ def _by_label(counts) -> str:
     return ", ".join(f"{count} of label {label}" for label, count in enumerate(counts))
 
 
-def _check_shape(recording, eeg, channels) -> None:
+def _check_shape(recording, channels, samples) -> None:
     """Raise UserError where a file holds other channels or another length than its manifest says."""
-    if eeg.shape[1] != recording.samples or channels != recording.channels:
+    if samples != recording.samples or channels != recording.channels:
         raise UserError(
-            f"{recording.path} holds {len(channels)} channels x {eeg.shape[1]} samples, its manifest says "
+            f"{recording.path} holds {len(channels)} channels x {samples} samples, its manifest says "
             f"{len(recording.channels)} x {recording.samples}; run its maker again"
         )
 
@@ -264,6 +267,6 @@ class RecordingReader:
         if (recording.path, recording.group) in self._checked:  # checking costs as much as opening
             return file[recording.group]["eeg"]
         eeg, channels = open_eeg(file, recording.group)
-        _check_shape(recording, eeg, channels)
+        _check_shape(recording, channels, eeg.shape[1])
         self._checked.add((recording.path, recording.group))
         return eeg
