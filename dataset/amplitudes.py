@@ -3,7 +3,7 @@
 import numpy as np
 
 PLAUSIBLE = (0.5, 500.0)  # uV: where the median absolute amplitude of filtered EEG lies
-LOUDEST = 5000.0  # uV: of a single channel; a loose electrode is loud, but amplifiers saturate about here
+LOUDEST = 5000.0  # uV: of a single channel; where amplifiers saturate, or where its unit is another
 QUIETEST = 0.05  # uV: of a single channel; below is no brain
 FLAT = 0.1  # uV: a stretch in which no channel moves by this much holds no EEG
 SPARSE = 7  # every so many samples are enough for a median
@@ -16,7 +16,8 @@ def find_problem(eeg: np.ndarray, channels) -> str | None:
         return f"NaN or infinite values in {', '.join(broken)}"
     if np.ptp(eeg, axis=1).max() < FLAT:
         return f"no channel moves by {FLAT:g} uV: is it flat, or in V?"
-    return find_loud(channel_medians(eeg), channels) or describe_median(float(np.median(np.abs(eeg[:, ::SPARSE]))))
+    loud = find_loud(channel_medians(eeg), channels)
+    return describe_loud(loud) if loud else describe_median(float(np.median(np.abs(eeg[:, ::SPARSE]))))
 
 
 def channel_medians(eeg: np.ndarray) -> np.ndarray:
@@ -24,13 +25,16 @@ def channel_medians(eeg: np.ndarray) -> np.ndarray:
     return np.median(np.abs(eeg[:, ::SPARSE]), axis=1)
 
 
-def find_loud(medians: np.ndarray, channels) -> str | None:
-    """The channels that no amplifier can have recorded in uV, by their median absolute amplitudes (C,), unless all are:
-    then the unit is that of the whole recording."""
-    loud = [f"{name} ({median:.3g} uV)" for name, median in zip(channels, medians, strict=True) if median > LOUDEST]
-    if not loud or len(loud) == len(medians) > 1:
-        return None
-    return f"median absolute amplitude above {LOUDEST:g} uV in {', '.join(loud)}"
+def find_loud(medians: np.ndarray, channels) -> dict[str, float]:
+    """{name: median absolute amplitude in uV} of the channels that hold no EEG in uV, {} where that is so for all: then
+    the unit is that of the whole recording."""
+    loud = {name: float(median) for name, median in zip(channels, medians, strict=True) if median > LOUDEST}
+    return loud if len(loud) < len(medians) else {}
+
+
+def describe_loud(loud: dict[str, float]) -> str:
+    said = ", ".join(f"{name} ({median:.3g} uV)" for name, median in loud.items())
+    return f"median absolute amplitude above {LOUDEST:g} uV in {said}"
 
 
 def describe_median(median: float, what: str = "it") -> str | None:

@@ -63,8 +63,12 @@ class Roster:
     rows: tuple[Row, ...]
 
     def subjects(self, splits) -> dict[str, str]:
-        """{subject: split} of the recordings in some splits, without those who have no name of their own."""
-        return {row.subject: row.split for row in self._in(splits) if self._named(row.subject)}
+        """{subject: where} of the recordings in some splits, without those who have no name of their own."""
+        where = {}
+        for row in self._in(splits):
+            if self._named(row.subject):
+                where.setdefault(row.subject, set()).add(row.split)
+        return {subject: " and ".join(sorted(found)) for subject, found in where.items()}
 
     def nameless(self, splits) -> int:
         """How many subjects of some splits cannot be told by their names."""

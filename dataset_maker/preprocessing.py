@@ -11,7 +11,7 @@ from pathlib import Path
 import mne
 import numpy as np
 
-from dataset.amplitudes import PLAUSIBLE, QUIETEST, SPARSE, channel_medians, find_loud
+from dataset.amplitudes import PLAUSIBLE, QUIETEST, SPARSE, channel_medians, describe_loud, find_loud
 from dataset.channels import canonical_name
 from dataset.hdf5 import RATE
 from dataset_maker.filters import convolve, design, resample
@@ -156,9 +156,9 @@ def _clean(raw, picked, seconds, notch, flat_ok) -> CleanEEG:
         raise UserError("flat: no channel ever changes")
     eeg = np.concatenate(blocks)
     kept = tuple(place for place in places if place not in flat)
-    notes += _check_amplitude(eeg, kept)
-    if flat:
-        notes += (f"flat channels dropped: {', '.join(flat)}",)
+    eeg, kept, odd = _drop_loud(eeg, kept, loud_ok=flat_ok)
+    _check_amplitude(eeg)
+    notes += (f"flat channels dropped: {', '.join(flat)}",) * bool(flat) + odd
     return CleanEEG(kept, eeg, LOW, high, notch, _events(raw), notes)
 
 
@@ -197,18 +197,27 @@ def _filter(data, rate, high, notch) -> np.ndarray:
     return resample(data, rate) if rate != RATE else data.astype(np.float32)
 
 
-def _check_amplitude(eeg, places) -> tuple[str, ...]:
-    """Refuse a signal, or a channel, that cannot be EEG in uV, with the unit or factor suspected -> notes on channels
-    that are odd."""
+def _drop_loud(eeg, places, loud_ok) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """EEG and channels without those that hold no EEG in uV, as an open electrode or another unit gives; a note on odd
+    ones. Raises UserError naming them when a channel may not be missing, or most of them are such."""
     medians = channel_medians(eeg)
     loud = find_loud(medians, places)
-    if loud:
-        raise UserError(f"{loud}: correct its unit in the file, or make the dataset without it (--channels)")
+    if loud and (not loud_ok or 2 * len(loud) > len(places)):
+        cure = "correct its unit in the file, or make the dataset without it (--channels)"
+        raise UserError(f"{describe_loud(loud)}: {cure}")
+    notes = (f"channels dropped: {describe_loud(loud)}",) * bool(loud)
+    rest = [(place, value) for place, value in zip(places, medians, strict=True) if place not in loud]
+    odd = [f"{place} {value:.2g}" for place, value in rest if not QUIETEST <= value <= PLAUSIBLE[1]]
+    notes += (f"channels of unlikely median amplitude, in uV: {', '.join(odd)}",) * bool(odd)
+    kept = eeg[[place not in loud for place in places]] if loud else eeg
+    return kept, tuple(place for place, _ in rest), notes
+
+
+def _check_amplitude(eeg) -> None:
+    """Refuse a signal that cannot be EEG in uV, with the unit or factor suspected."""
     median = float(np.median(np.abs(eeg[:, ::SPARSE])))
     if PLAUSIBLE[0] <= median <= PLAUSIBLE[1]:
-        odd = (medians < QUIETEST) | (medians > PLAUSIBLE[1])
-        said = [f"{place} {value:.2g}" for place, value, is_odd in zip(places, medians, odd, strict=True) if is_odd]
-        return (f"channels of unlikely median amplitude, in uV: {', '.join(said)}",) * bool(said)
+        return
     factor = 15.0 / max(median, 1e-12)  # 15 uV is typical
     if factor > 1:
         unit, factor = ("V", 1e6) if factor > 3e4 else ("mV", 1e3)

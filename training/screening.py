@@ -38,9 +38,9 @@ def screen(args, run, sets: dict, folders, starts_from=None) -> tuple[list[dict]
     leaks, not_compared = found.leaks + found.published, not_compared + found.not_compared
     if found.leaks and not args.allow_leak:
         raise UserError(
-            f"{len(found.leaks)} subjects are on both sides, which makes results too good: {few(found.leaks)}. Make "
-            "the training set again without them (prepare_TUH_pretrain.py has --exclude), or go on with --allow_leak, "
-            "which results.json will say"
+            f"subjects are on both sides, {len(found.leaks)} in all, which makes results too good: {few(found.leaks)}. "
+            "Make the training set again without them (prepare_TUH_pretrain.py has --exclude), or go on with "
+            "--allow_leak, which results.json will say"
         )
     for title, lines in (("subjects on both sides", leaks), ("subjects not compared", not_compared)):
         if lines:
