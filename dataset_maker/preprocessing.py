@@ -203,7 +203,7 @@ def _drop_loud(eeg, places, loud_ok) -> tuple[np.ndarray, tuple[str, ...], tuple
     medians = channel_medians(eeg)
     loud = find_loud(medians, places)
     if loud and (not loud_ok or 2 * len(loud) > len(places)):
-        cure = "correct its unit in the file, or make the dataset without it (--channels)"
+        cure = "correct its unit in the file, or make the dataset without it (make_custom.py --channels)"
         raise UserError(f"{describe_loud(loud)}: {cure}")
     notes = (f"channels dropped: {describe_loud(loud)}",) * bool(loud)
     rest = [(place, value) for place, value in zip(places, medians, strict=True) if place not in loud]
