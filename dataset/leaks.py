@@ -6,7 +6,8 @@ When equal names are one person:
 - in two datasets of different known corpora: never;
 - where a corpus is not known: when the name is no mere counter such as "S001" or "7", and for counters too when the two
   datasets share a recording (its name, subject and length). Other counters in both are listed as not comparable.
-Nobody can tell who is meant by an empty name, nor by the numbers that TUEV's evaluation recordings carry for names.
+Nobody can tell who is meant by an empty name or by the numbers that TUEV's evaluation recordings carry for names, nor
+who is in a folder without manifest or behind a checkpoint that does not say: that is listed, never called no leaks.
 
 Checkpoints hold hashes of names, so that a later stage can compare without the datasets of an earlier one.
 """
@@ -19,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dataset.hdf5 import RATE
-from dataset.recordings import describe_dataset
+from dataset.recordings import SPLITS, describe_dataset
 from errors import UserError
 
 CORPORA = {
@@ -62,6 +63,11 @@ class Roster:
     corpus: str | None  # where its subjects have their names from; None: not known
     rows: tuple[Row, ...]
 
+    @classmethod
+    def unknown(cls, name: str) -> "Roster":
+        """Of data that nothing is known of: somebody without a name in each split."""
+        return cls(name, name, CORPORA.get(name), tuple(Row("", split, "", 0) for split in SPLITS))
+
     def subjects(self, splits) -> dict[str, str]:
         """{subject: where} of the recordings in some splits, without those who have no name of their own."""
         where = {}
@@ -102,13 +108,14 @@ def shorten(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
-def read_roster(dataset) -> Roster | None:
-    """Who is in a dataset, given as folder or manifest; None: an official folder, without one. Raises UserError."""
+def read_roster(dataset) -> Roster:
+    """Who is in a dataset, given as folder (an official one has no manifest and is `unknown`) or manifest. Raises
+    UserError for what is neither."""
     path = Path(dataset)
     if path.is_dir():
         path /= "manifest.csv"
         if not path.is_file() and not (path.parent / "dataset.yaml").is_file():
-            return None
+            return Roster.unknown(Path(dataset).resolve().name)
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [_read_row(row) for row in csv.DictReader(file)]
@@ -137,11 +144,11 @@ def find_leaks(trained: list[dict], held: list[Roster], splits) -> Findings:
             same = roster.name == entry["name"] or (roster.corpus and roster.corpus == entry["corpus"])
             if roster.corpus and entry["corpus"] and not same:
                 continue  # other people, whatever they are called
-            if (nameless := roster.nameless(splits)) or entry["nameless"]:
+            if roster.nameless(splits) or entry["nameless"]:
                 found.not_compared.append(
-                    f"{roster.folder} ({nameless} of the {' and '.join(splits)} subjects) and the training set "
-                    f"{entry['dataset']} ({entry['nameless']}): subjects without a name of their own, a number in its "
-                    "place, cannot be compared"
+                    f"{' and '.join(splits)} of {roster.folder} and training of {entry['dataset']}: some subjects have "
+                    "no name of their own (a number, no manifest, a checkpoint that does not say on whom it was "
+                    "trained), nobody can tell whether they are on both sides"
                 )
             comparable = same or not marks.isdisjoint(entry["recordings"].split())
             known = set(entry["subjects"].split())

@@ -68,7 +68,7 @@ def check_listing(folder, recordings) -> list[str]:
 
 def check_people(folders) -> tuple[list[str], list[str]]:
     """Subjects in two splits of all folders -> problems, and remarks on what is published so or cannot be compared."""
-    rosters = [roster for roster in map(read_roster, folders) if roster]
+    rosters = [*map(read_roster, folders)]
     trained = [roster.trained(["train"]) for roster in rosters]
     found = find_leaks(trained, rosters, HELD)
     for roster in rosters:  # nor may validation hold whom the test holds, in a dataset

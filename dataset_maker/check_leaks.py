@@ -27,7 +27,7 @@ def get_args(argv=None):
 
 
 def main(args):
-    train, against = ([read(dataset) for dataset in datasets] for datasets in (args.train, args.against))
+    train, against = ([*map(read_roster, datasets)] for datasets in (args.train, args.against))
     found = find_leaks([roster.trained(SPLITS) for roster in train], against, HELD)
     leaks = found.leaks + found.published
     print("\n".join(leaks + found.not_compared))
@@ -36,14 +36,6 @@ def main(args):
     if found.not_compared:
         raise errors.UserError("nobody was found on both sides, but not everybody could be compared: see above")
     print("no subject leaks")
-
-
-def read(dataset):
-    """Who is in a dataset. Raises UserError where that is not known."""
-    roster = read_roster(dataset)
-    if roster is None:
-        raise errors.UserError(f"{dataset} has no manifest: its subjects are not known")
-    return roster
 
 
 if __name__ == "__main__":

@@ -85,8 +85,6 @@ def held_out(datasets) -> dict[str, str]:
     held = {}
     for dataset in datasets:
         roster = read_roster(dataset)
-        if roster is None:
-            raise UserError(f"{dataset} has no manifest: its subjects are not known")
         if nameless := roster.nameless(HELD):
             print(f"warning: {roster.folder}: {nameless} of its subjects carry no names and cannot be excluded")
         held |= {subject: f"{split} of {roster.folder}" for subject, split in roster.subjects(HELD).items()}

@@ -114,7 +114,12 @@ def test_whom_neurolm_was_pretrained_on_is_not_tested(tmp_path):
 def test_weights_of_unknown_subjects_are_said(tmp_path, capsys, untrained):
     folder = stages.train("instruction", untrained, tmp_path, "--max_steps", 1)
     (line,) = json.loads((folder / "results.json").read_text())["about"]["not_compared"]
-    assert line.endswith("does not say on whom it was trained") and line in capsys.readouterr().out
+    assert "does not say on whom it was trained" in line and line in capsys.readouterr().out
+    start = stages.reference(untrained, "pretrain") / "ckpt.pt"
+    assert line.startswith(f"val and test of Toy and training of {start}:")
+    on = ("--max_steps", 1, "--NeuroLM_path", folder / "ckpt.pt")
+    again = stages.train("instruction", untrained, tmp_path / "on", *on)
+    assert json.loads((again / "results.json").read_text())["about"]["not_compared"] == [line]  # nor does a later stage
 
 
 def roster(name, corpus, *rows):
@@ -161,8 +166,18 @@ def test_numbers_for_names_are_never_called_no_leaks(tmp_path, capsys):
         argv = ["--train", str(tmp_path / "TUEG"), "--against", str(tmp_path / "TUEV")]
         check_leaks.main(check_leaks.get_args(argv))
     said = capsys.readouterr().out
-    assert "no subject leaks" not in said and "TUEV (1 of the val and test subjects)" in said
+    assert "no subject leaks" not in said
+    assert "val and test of TUEV and training of TUEG: some subjects have no name" in said
     assert read_roster(tmp_path / "TUEV").corpus == "TUH" and len(table(tmp_path / "TUEV" / "manifest.csv")) == 2
+
+
+def test_a_folder_without_manifest_is_not_called_free_of_leaks(tmp_path):
+    (tmp_path / "official").mkdir()
+    official = read_roster(tmp_path / "official")
+    toy = read_roster(write_toy(tmp_path / "Toy", splits=(("train", 1), ("test", 1))))
+    for trained, held in ((official, toy), (toy, official)):
+        found = find_leaks([trained.trained(["train"])], [held], HELD)
+        assert not found.leaks and len(found.not_compared) == 1
 
 
 @pytest.mark.parametrize("entries", [3, ["x"], [{"dataset": "A"}], [{"subjects": 7}]])

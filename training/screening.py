@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dataset.checks import check_recordings
-from dataset.leaks import few, find_leaks, read_roster
+from dataset.leaks import Roster, few, find_leaks, read_roster
 from dataset.verify import verify_files
 from errors import UserError
 from training.checkpoints import read_checkpoint
@@ -28,39 +28,40 @@ def screen(args, run, sets: dict, folders, starts_from=None) -> tuple[list[dict]
         for windows in sets[split]:
             check_recordings(windows, run)
 
-    rosters = {Path(folder).name: read_roster(folder) for folder in folders}
-    known = [roster for roster in rosters.values() if roster]
-    trained, not_compared = read_trained(starts_from) if starts_from else ([], [])
-    not_compared += [f"{name}: its subjects are not known, it has no manifest" for name, r in rosters.items() if not r]
+    rosters = {Path(folder).resolve(): read_roster(folder) for folder in folders}  # tasks may share one
+    rosters = list(rosters.values())
+    trained = read_trained(starts_from) if starts_from else []
     if "train" in sets:
-        trained += [mine for mine in (roster.trained(["train"]) for roster in known) if mine not in trained]
-    found = find_leaks(trained, known, judging if "train" not in sets else ["val", "test"])
-    leaks, not_compared = found.leaks + found.published, not_compared + found.not_compared
+        trained += [mine for mine in (roster.trained(["train"]) for roster in rosters) if mine not in trained]
+        judging = ["val", "test"]
+    found = find_leaks(trained, rosters, judging)
+    leaks = found.leaks + found.published
     if found.leaks and not args.allow_leak:
         raise UserError(
             f"subjects are on both sides, {len(found.leaks)} in all, which makes results too good: {few(found.leaks)}. "
             "Make the training set again without them (prepare_TUH_pretrain.py has --exclude), or go on with "
             "--allow_leak, which results.json will say"
         )
-    for title, lines in (("subjects on both sides", leaks), ("subjects not compared", not_compared)):
+    for title, lines in (("subjects on both sides", leaks), ("subjects not compared", found.not_compared)):
         if lines:
             run.say(f"warning: {title}: {few(lines)}")
-    return trained, {"leaks": leaks, "not_compared": not_compared}
+    return trained, {"leaks": leaks, "not_compared": found.not_compared}
 
 
 def _flat(sets):
     return [windows for several in sets.values() for windows in several]
 
 
-def read_trained(path) -> tuple[list[dict], list[str]]:
-    """Who the model of a checkpoint was trained on, and what it does not say. Raises UserError for a malformed one."""
+def read_trained(path) -> list[dict]:
+    """Who the model of a checkpoint was trained on, as `Roster.trained` gives it; somebody without a name where it does
+    not say. Raises UserError for a malformed one."""
     entries = read_checkpoint(path).get(TRAINED_ON)
     if entries is None:
-        return [], [f"{path} does not say on whom it was trained"]
+        return [Roster.unknown(str(path)).trained(["train"])]
     sound = isinstance(entries, list) and all(
         isinstance(entry, dict) and all(isinstance(entry.get(name, ...), kind) for name, kind in FIELDS.items())
         for entry in entries
     )
     if not sound:
         raise UserError(f"{path}: '{TRAINED_ON}' is not a list of {', '.join(FIELDS)}, as the trainers write it")
-    return list(entries), []
+    return list(entries)
