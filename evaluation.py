@@ -243,6 +243,9 @@ def make_predict(model, task, run, answer_by: str = "score"):
             written = model.generate(ask(batch), max(map(len, options)), END_TOKEN)
         probabilities = torch.zeros(len(written), len(options))
         for row, ids in enumerate(written.tolist()):
+            if min(ids) < 0:
+                probabilities[row] = torch.nan
+                continue
             label = task.parse(tokenizer.decode(ids))
             if label is not None:
                 probabilities[row, label] = 1

@@ -1,8 +1,9 @@
 """What a frozen encoder makes of windows, computed once and read by every later epoch, process and run.
 
 --cache_features DIR holds a folder for each set of windows, named after what its features depend on: the encoder's
-weights, the dataset's manifest, the windows and the precision. Files of CHUNK windows, each written under a temporary
-name and renamed: a run that was killed goes on with those that are missing. W windows · N tokens · D width
+weights, the content of the recordings' files (every run reads them again, as sizes and dates can lie), the manifest,
+the windows and the precision. Files of CHUNK windows, each written under a temporary name and renamed: a run that was
+killed goes on with those that are missing. W windows · N tokens · D width
 """
 
 import functools
@@ -18,7 +19,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dataset.batches import collate_eeg
-from dataset.checks import check_eeg
+from dataset.checks import check_eeg, check_finite
+from dataset.verify import file_sums
 from dataset.windows import Windows
 from errors import UserError, ignore_signals
 from training.loading import to_device
@@ -140,8 +142,7 @@ def _compute(windows: CachedWindows, model, batch_size: int, run: Run, num_worke
         first, stop = windows.span(chunk)
         while len(features) < stop - first:
             batch = next(batches)
-            if chunk == chunks[0]:
-                check_eeg(batch)
+            (check_eeg if chunk == chunks[0] else check_finite)(batch)
             batch = to_device(batch, run.device)
             with run.autocast():
                 rows = model.encode(batch).float().cpu().numpy()
@@ -156,11 +157,13 @@ def hash_module(module: torch.nn.Module) -> str:
 
 def describe_features(windows: Windows, folder: Path, run: Run) -> dict:
     """What the features of windows depend on, beside the encoder: the files, the windows, the precision."""
-    manifest = folder / "manifest.csv"  # it has the sha256 of every recording
-    if manifest.is_file():
-        dataset = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    else:  # an official folder
-        stats = [(recording.name, recording.path.stat()) for recording in windows.recordings]
-        dataset = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+    manifest = folder / "manifest.csv"
+    used = [windows.recordings[number] for number in np.unique(windows.index[:, 0])]
+    sums = file_sums(used, run)
+    content = json.dumps([[recording.name, sums[str(recording.path)]] for recording in used])
+    dataset = {
+        "manifest": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None,
+        "files": hashlib.sha256(content.encode()).hexdigest(),
+    }
     index = hashlib.sha256(np.ascontiguousarray(windows.index[:, :3])).hexdigest()
     return {"dataset": dataset, "windows": index, "precision": str(run.dtype)}

@@ -123,7 +123,8 @@ def ask(model: NeuroLM | Classifier, task: Task, windows: list[dict], batch_size
     """Answers and features of windows (of `cut`) -> probabilities (W, A) float64, features (W, D) float32.
 
     Features are the mean over the tokens of what NeuroLM's tokenizer makes of a window, or what LaBraM's head reads.
-    Raises UserError for channels and answers that LaBraM does not have.
+    Raises UserError for channels and answers that LaBraM does not have, and where windows, features or answers are not
+    finite.
     """
     if isinstance(model, Classifier):
         _check_classifier(windows, answer_by)
@@ -131,6 +132,7 @@ def ask(model: NeuroLM | Classifier, task: Task, windows: list[dict], batch_size
     else:
         collate, read = collate_eeg, partial(_answer, model, make_predict(model, task, run, answer_by))
     model.eval()
+    _check_finite("the recording is not finite", [window["eeg"] for window in windows])
     probabilities, features = [], []
     for start in range(0, len(windows), batch_size):
         batch = to_device(collate(windows[start : start + batch_size]), run.device)
@@ -138,7 +140,17 @@ def ask(model: NeuroLM | Classifier, task: Task, windows: list[dict], batch_size
             answers, pooled = read(batch)
         probabilities.append(answers.double().cpu().numpy())
         features.append(pooled.float().cpu().numpy())
-    return np.concatenate(probabilities), np.concatenate(features)
+    found = np.concatenate(probabilities), np.concatenate(features)
+    for part in found:
+        _check_finite("the model gives no finite answer (its weights diverged, or take --dtype float32)", part)
+    return found
+
+
+def _check_finite(problem: str, values) -> None:
+    """Raise UserError where the values of a window are not finite."""
+    broken = [i for i, value in enumerate(values) if not np.isfinite(value).all()]
+    if broken:
+        raise UserError(f"{problem} in {len(broken)} of {len(values)} windows, the first is number {broken[0]}")
 
 
 def _check_classifier(windows: list[dict], answer_by: str) -> None:

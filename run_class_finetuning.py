@@ -42,6 +42,7 @@ from training.checkpoints import find_checkpoint, load_strictly, read_checkpoint
 from training.flags import minutes, natural, nonnegative, positive, share
 from training.loading import Loader
 from training.provenance import describe_inputs, public_config
+from training.screening import screen
 from training.starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 from validation import log_answers
@@ -55,6 +56,8 @@ def get_args(argv=None):
     flag("--dataset_dir", default="./", help="folder of dataset folders")
     flag("--output_dir", default="./")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
+    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
+    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     # model
     flag("--model", choices=CLASSIFIERS, default="labram_base_patch200_200")
     flag("--finetune", help="checkpoint of run_labram_pretraining.py or this script, or the released labram-base.pth")
@@ -155,10 +158,12 @@ def main(args):
         start = "linear probe"
     raw_model.to(run.device)
     method = f"{args.model}, {start}"
+    trained_on, found = screen(args, run, {split: [windows] for split, windows in sets.items()}, [folder], path)
 
     if args.eval:
         result = classify_windows(raw_model, sets["test"], classes, name=folder.name, split="test", **loading)
-        report(output_dir / "eval", [result], run, method=f"{args.model}, {path}", seed=args.seed)
+        about = {"method": f"{args.model}, {path}", "seed": args.seed, **found}
+        report(output_dir / "eval", [result], run, **about)
         return
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
@@ -176,7 +181,8 @@ def main(args):
         ema_decay=args.model_ema_decay if args.model_ema else 0.0,
         extra={"args": public_config(args), "classes": list(classes)}
         | describe_inputs(run, [folder], modules={"weights": weights})
-        | {"tasks": describe_tasks({Task(folder.name, f"{folder.name}:", classes): sets["train"]})},
+        | {"tasks": describe_tasks({Task(folder.name, f"{folder.name}:", classes): sets["train"]})}
+        | {"trained_on": trained_on, **found},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop
@@ -203,7 +209,7 @@ def main(args):
     result = classify_windows(trainer.evaluated, sets["test"], classes, name=folder.name, split="test", **loading)
     log_answers(trainer, result, "test")
     trainer.logger.close()
-    report(output_dir, [result], run, method=method, seed=args.seed)
+    report(output_dir, [result], run, method=method, seed=args.seed, **found)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from training.checkpoints import find_checkpoint
 from training.flags import minutes, natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader
 from training.provenance import describe_inputs, public_config
+from training.screening import screen
 from training.starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 
@@ -48,6 +49,8 @@ def get_args(argv=None):
     flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
     flag("--output_dir", default="./")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
+    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
+    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     # model
     flag("--model", choices=MASKED_MODELS, default="labram_base_patch200_1600_8k_vocab")
     flag("--layer_scale_init_value", type=nonnegative, help="default: 0.1 (base), 1e-5 (large), 1e-6 (huge); 0: none")
@@ -114,6 +117,7 @@ def main(args):
 
     # -------------------------------------------------------------------------------------------------------- model
     path = find_checkpoint(args.tokenizer_weight, args.output_dir, "--tokenizer_weight")
+    trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders, path)
     tokenizer = VQNSP.load(args.tokenizer_model, path, args.codebook_size, args.codebook_dim)
     tokenizer.eval().requires_grad_(False).to(run.device)
     config = replace(MASKED_MODELS[args.model], drop_path=args.drop_path)
@@ -128,7 +132,7 @@ def main(args):
         raw_model, run, args, optimizer,
         learning_rates(args.lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
         output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
-        extra={"args": public_config(args)}
+        extra={"args": public_config(args), "trained_on": trained_on, **found}
         | describe_inputs(run, folders, modules={"tokenizer": tokenizer.state_dict()}),
     )  # fmt: skip
 

@@ -30,6 +30,7 @@ from training.agreement import CHANGEABLE
 from training.flags import minutes, natural, nonnegative, positive, share
 from training.loading import Loader, evaluation_loader
 from training.provenance import describe_inputs, public_config
+from training.screening import screen
 from training.starting import begin_training
 from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
 from validation import draw_labram_window, log_codebook
@@ -46,6 +47,8 @@ def get_args(argv=None):
     flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
     flag("--output_dir", default="./")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
+    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
+    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     # model
     flag("--model", choices=TOKENIZERS, default="vqnsp_encoder_base_decoder_3x200x12")
     flag("--codebook_n_emd", type=positive, default=8192, help="number of codes")
@@ -99,6 +102,7 @@ def main(args):
     folders = pretraining_folders(args.dataset_dir, args.datasets)
     train_set = labram_pretraining_windows(folders, "train", STRIDE)
     val_set = labram_pretraining_windows(folders, "val", STRIDE)
+    trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders)
     loader = Loader(
         train_set, args.batch_size, run, collate_montage, args.gradient_accumulation_steps, args.num_workers,
         train_set.same_shape(), overfit_batches=args.overfit_batches, check=check_eeg,
@@ -126,7 +130,7 @@ def main(args):
         raw_model, run, args, optimizer,
         learning_rates(lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
         output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
-        extra={"args": public_config(args)} | describe_inputs(run, folders),
+        extra={"args": public_config(args), "trained_on": trained_on, **found} | describe_inputs(run, folders),
     )  # fmt: skip
     trainer.prepare(raw_model.place_codes)
 

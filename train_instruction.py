@@ -38,6 +38,7 @@ from training.loading import Loader, to_device
 from training.padding import QUESTION_TOKENS, choose_padding
 from training.provenance import describe_inputs
 from training.sampling import MIXINGS, Mixture, mixing_shares
+from training.screening import screen
 from training.starting import BEST, NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 from validation import log_answers
@@ -52,6 +53,8 @@ def get_args(argv=None):
     flag("--text_dir", help="folder of train.bin; default: <out_dir>/text")
     flag("--out_dir", default="./")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
+    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
+    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     flag("--cache_features", metavar="DIR", help="keep what the frozen tokenizer makes of the windows, for later runs")
     # model
     flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: the one in out_dir")
@@ -142,7 +145,8 @@ def main(args):
         raw_model = NeuroLM.load(path, args.dropout, args.size)
     else:
         default = Path("checkpoints", "VQ", NEWEST)
-        tokenizer = VQ_Align.load(find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", default)).VQ
+        path = find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", default)
+        tokenizer = VQ_Align.load(path).VQ
         gpt2 = None
         if args.init_from == "gpt2" and LM_SIZES[args.size].gpt2 and not resumes(args, out_dir):
             with run.main_first():
@@ -158,6 +162,7 @@ def main(args):
     args.official_padding = choose_padding(encoder, args.official_padding, QUESTION_TOKENS, run, newest)
     for task, windows in (row for windows_of in sets.values() for row in windows_of.items()):
         encoder.patch_embed.check_tokens(int(windows.shapes().prod(1).max()), f"a window of task {task.name}")
+    trained_on, found = screen(args, run, {s: [*of.values()] for s, of in sets.items()}, tasks.values(), path)
 
     answering = (args.eeg_batch_size, run, args.num_workers, args.answer_by)
     named = [f"NeuroLM-{args.size}"]  # what runs of other seeds share
@@ -167,7 +172,7 @@ def main(args):
         named.append("band power")
     if args.answer_by != "score":
         named.append("answers written freely" if args.answer_by == "generate" else args.answer_by)
-    about = {"method": ", ".join(named), "seed": args.seed}
+    about = {"method": ", ".join(named), "seed": args.seed, **found}
     if args.cache_features:
         reading = (args.eeg_batch_size, run, args.num_workers)
         sets = cache_features(args.cache_features, sets, tasks, raw_model, *reading)
@@ -200,7 +205,8 @@ def main(args):
     warmup_steps = int(args.warmup_ratio * steps) or args.warmup_epochs * loader.steps_per_epoch
     trainer = start_training(
         raw_model, run, args, out_dir, loader, fsdp=args.fsdp, steps=steps, warmup_steps=warmup_steps,
-        extra=raw_model.config_args() | describe_inputs(run, tasks.values(), text, tasks, {
+        extra=raw_model.config_args() | {"trained_on": trained_on, **found}
+        | describe_inputs(run, tasks.values(), text, tasks, {
             "tokenizer": raw_model.tokenizer.state_dict(),
             "weights": raw_model.state_dict() if args.init_from == "NeuroLM" else None,
         }) | {"tasks": describe_tasks(sets["train"])},

@@ -31,6 +31,7 @@ from training.flags import at_least, minutes, natural, nonnegative, positive, sh
 from training.loading import Loader, evaluation_loader, to_device
 from training.padding import choose_padding
 from training.provenance import describe_inputs
+from training.screening import screen
 from training.starting import NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 
@@ -46,6 +47,8 @@ def get_args(argv=None):
     flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
     flag("--out_dir", default="./")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
+    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
+    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     # model
     flag("--tokenizer_path", help="checkpoint of stage 1, as given or in out_dir; default: the one in out_dir")
     flag("--size", choices=LM_SIZES, default="B")
@@ -120,6 +123,7 @@ def main(args):
 
     # -------------------------------------------------------------------------------------------------------- model
     path = find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", Path("checkpoints", "VQ", NEWEST))
+    trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders, path)
     tokenizer = VQ_Align.load(path).VQ
     tokenizer.to(run.device).eval().requires_grad_(False)
     newest = out_dir / NEWEST if resumes(args, out_dir) else None
@@ -141,7 +145,7 @@ def main(args):
     trainer = start_training(
         raw_model, run, args, out_dir, loader, fsdp=args.fsdp,
         steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
-        extra=raw_model.config_args()
+        extra=raw_model.config_args() | {"trained_on": trained_on, **found}
         | describe_inputs(run, folders, text, modules={"tokenizer": tokenizer.state_dict()}),
     )  # fmt: skip
 

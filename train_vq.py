@@ -29,6 +29,7 @@ from training.flags import at_least, minutes, natural, nonnegative, positive, sh
 from training.loading import Loader, evaluation_loader
 from training.padding import choose_padding
 from training.provenance import describe_inputs
+from training.screening import screen
 from training.starting import NEWEST, resumes, stage_folder, start_training
 from utils import start_run
 from validation import draw_neurolm_window, log_codebook
@@ -43,6 +44,8 @@ def get_args(argv=None):
     flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
     flag("--out_dir", default="./")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
+    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
+    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     # model
     flag("--size", choices=VQ_SIZES, default="B")
     flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the text embedding comes from")
@@ -97,6 +100,7 @@ def main(args):
     folders = pretraining_folders(args.dataset_dir, args.datasets)
     train_set = pretraining_windows(folders, "train", args.block_size)
     val_set = pretraining_windows(folders, "val", args.block_size)
+    trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders)
     text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
     loader = Loader(
         train_set, args.batch_size, run, collate_eeg, args.gradient_accumulation_steps, args.num_workers,
@@ -125,7 +129,7 @@ def main(args):
     trainer = start_training(
         raw_model, run, args, out_dir, loader,
         steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
-        extra=raw_model.config_args() | describe_inputs(run, folders, text),
+        extra=raw_model.config_args() | {"trained_on": trained_on, **found} | describe_inputs(run, folders, text),
     )  # fmt: skip
     trainer.prepare(raw_model.VQ.place_codes)
 

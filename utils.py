@@ -71,6 +71,16 @@ class Run:
         dist.all_reduce(total, group=self.host_group)
         return total.item()
 
+    def share(self, function, items) -> list:
+        """function(item) of each item, the same list on every process; each of them does a part of the work."""
+        items = list(items)
+        if not (dist.is_available() and dist.is_initialized()):
+            return [function(item) for item in items]
+        parts = [None] * self.world_size
+        mine = [function(item) for item in items[self.rank :: self.world_size]]
+        dist.all_gather_object(parts, mine, group=self.host_group)
+        return [parts[i % self.world_size][i // self.world_size] for i in range(len(items))]
+
     def sum(self, tensor):
         """Sum of a tensor over the processes."""
         if self.world_size > 1:

@@ -42,6 +42,8 @@ class Recording:
     windows: int = 0  # labelled windows in it
     labels: int | None = None  # number of label names of its dataset; None: not declared
     label: int | None = None  # of the whole sample, in an official pickle
+    counts: tuple[int, ...] | None = None  # of its windows, by label; None: not declared
+    sha256: str = ""  # of its file; "": not declared
 
 
 def find_datasets(dataset_dir) -> list[Path]:
@@ -101,7 +103,7 @@ def open_dataset(folder, split) -> list[Recording]:
     if not folder.is_dir():
         raise UserError(f"dataset folder {folder} does not exist; make one with the scripts of dataset_maker/")
     if (folder / "manifest.csv").is_file():
-        recordings = _read_manifest(folder)
+        recordings = read_manifest(folder)
         splits = sorted({recording.split for recording in recordings})
         recordings = [recording for recording in recordings if recording.split == split]
         _check_files(folder / split, recordings)
@@ -115,7 +117,9 @@ def open_dataset(folder, split) -> list[Recording]:
     return sorted(recordings, key=lambda recording: recording.name)
 
 
-def _read_manifest(folder) -> list[Recording]:
+def read_manifest(folder) -> list[Recording]:
+    """The recordings of all splits as a dataset's manifest lists them. Raises UserError for a malformed one."""
+    folder = Path(folder)
     about = describe_dataset(folder)
     if about["rate"] != RATE:
         raise UserError(f"{folder} is sampled at {about['rate']} Hz, expected {RATE}; make it again from the raw files")
@@ -143,6 +147,8 @@ def _read_manifest(folder) -> list[Recording]:
                     round(float(row["seconds"]) * RATE),
                     int(row["windows"]),
                     labels,
+                    counts=tuple(counts),
+                    sha256=row.get("sha256") or "",
                 )
     except KeyError as error:
         raise UserError(f"{path}: column {error} is missing; expected {', '.join(_MANIFEST_COLUMNS)}") from None
@@ -179,14 +185,16 @@ def _scan(folder, split) -> list[Recording]:
 def segments(recording) -> np.ndarray:
     """The labelled windows of a recording -> (W, 3) int64: start sample, stop sample, label from 0.
 
-    Raises UserError for a window outside the recording and for a label that the dataset does not have.
+    Raises UserError for a window outside the recording, for a label that the dataset does not have, and where the file
+    is not as long as the manifest says, or holds other channels or windows.
     """
     if recording.group is None:
         rows = [] if recording.label is None else [(0, recording.samples, recording.label)]
         rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
     else:
         with open_file(recording.path) as file:
-            open_eeg(file, recording.group)
+            eeg, channels = open_eeg(file, recording.group)
+            samples = eeg.shape[1]
             rows = read_segments(file, recording.group)
     start, stop, label = rows.T
     if (start < 0).any() or (stop <= start).any() or (stop > recording.samples).any():
@@ -194,7 +202,30 @@ def segments(recording) -> np.ndarray:
     labels = recording.labels if recording.labels is not None else np.inf
     if (label < 0).any() or (label >= labels).any():
         raise UserError(f"{recording.path}: labels {sorted(set(label.tolist()))}, but the dataset names {labels}")
+    if recording.group is not None:
+        _check_shape(recording, channels, samples)
+    if recording.counts:
+        found = tuple(np.bincount(label, minlength=recording.labels).tolist())
+        if found != recording.counts:
+            raise UserError(
+                f"{recording.path} holds {len(rows)} windows ({_by_label(found)}), the manifest says "
+                f"{recording.windows} ({_by_label(recording.counts)}): one of them is not what the maker wrote; run it "
+                "again"
+            )
     return rows
+
+
+def _by_label(counts) -> str:
+    return ", ".join(f"{count} of label {label}" for label, count in enumerate(counts))
+
+
+def _check_shape(recording, channels, samples) -> None:
+    """Raise UserError where a file holds other channels or another length than its manifest says."""
+    if samples != recording.samples or channels != recording.channels:
+        raise UserError(
+            f"{recording.path} holds {len(channels)} channels x {samples} samples, its manifest says "
+            f"{len(recording.channels)} x {recording.samples}; run its maker again"
+        )
 
 
 class RecordingReader:
@@ -239,10 +270,6 @@ class RecordingReader:
         if (recording.path, recording.group) in self._checked:  # checking costs as much as opening
             return file[recording.group]["eeg"]
         eeg, channels = open_eeg(file, recording.group)
-        if eeg.shape[1] != recording.samples or channels != recording.channels:
-            raise UserError(
-                f"{recording.path} holds {len(channels)} channels x {eeg.shape[1]} samples, its manifest says "
-                f"{len(recording.channels)} x {recording.samples}; run its maker again"
-            )
+        _check_shape(recording, channels, eeg.shape[1])
         self._checked.add((recording.path, recording.group))
         return eeg

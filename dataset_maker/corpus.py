@@ -24,13 +24,13 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from dataset.amplitudes import FLAT
 from dataset.hdf5 import RATE
 from dataset_maker.ledger import Ledger, describe
 from dataset_maker.preprocessing import CleanEEG, load_recording
 from errors import UserError
 
 CHUNK_SECONDS = 10  # of HDF5 chunks: measured best for random windows of 4 to 64 s
-FLAT = 0.1  # uV: a window in which no channel moves by this much holds no EEG
 FLOAT16_MAX = 65504  # uV
 SOME_REFUSED = 3  # exit status
 

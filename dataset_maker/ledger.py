@@ -17,7 +17,7 @@ from dataset_maker.preprocessing import HIGH, LOW
 from errors import UserError
 from files import read_yaml
 
-VERSION = 1  # of what makers write; raised when the same raw file would give other bytes
+VERSION = 2  # of what makers write; raised when the same raw file would give other bytes
 MANIFEST = ("recording", "split", "subject", "channels", "seconds", "windows", "windows_per_label", "sha256")
 REPORT = ("file", "status", "recordings", "notes")
 

@@ -1,7 +1,7 @@
 """TUEG, the Temple University EEG corpus, as an unlabelled corpus for pre-training.
 
 python dataset_maker/prepare_TUH_pretrain.py --raw_dir raw/tueg --out_dir datasets/TUEG \\
-    --exclude datasets/TUAB datasets/TUEV datasets/TUSL
+    --exclude datasets/TUAB datasets/TUSL
 """
 
 import argparse

@@ -11,6 +11,7 @@ from pathlib import Path
 import mne
 import numpy as np
 
+from dataset.amplitudes import PLAUSIBLE, QUIETEST, SPARSE, channel_medians, describe_loud, find_loud
 from dataset.channels import canonical_name
 from dataset.hdf5 import RATE
 from dataset_maker.filters import convolve, design, resample
@@ -18,8 +19,6 @@ from errors import UserError
 
 LOW, HIGH = 0.1, 75.0  # Hz, the band of both papers
 SUFFIXES = (".cnt", ".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif")
-PLAUSIBLE = (0.5, 500.0)  # uV: where the median absolute amplitude of EEG in this band lies
-SPARSE = 7  # every so many samples are enough for a median
 BLOCK_BYTES = 2**29  # of float64 signal in memory at once
 
 
@@ -156,10 +155,10 @@ def _clean(raw, picked, seconds, notch, flat_ok) -> CleanEEG:
     if not blocks:
         raise UserError("flat: no channel ever changes")
     eeg = np.concatenate(blocks)
-    _check_amplitude(eeg)
-    if flat:
-        notes += (f"flat channels dropped: {', '.join(flat)}",)
     kept = tuple(place for place in places if place not in flat)
+    eeg, kept, odd = _drop_loud(eeg, kept, loud_ok=flat_ok)
+    _check_amplitude(eeg)
+    notes += (f"flat channels dropped: {', '.join(flat)}",) * bool(flat) + odd
     return CleanEEG(kept, eeg, LOW, high, notch, _events(raw), notes)
 
 
@@ -196,6 +195,22 @@ def _filter(data, rate, high, notch) -> np.ndarray:
     for kernel in design(rate, LOW, high, notch):
         convolve(data, kernel)
     return resample(data, rate) if rate != RATE else data.astype(np.float32)
+
+
+def _drop_loud(eeg, places, loud_ok) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """EEG and channels without those that hold no EEG in uV, as an open electrode or another unit gives; a note on odd
+    ones. Raises UserError naming them when a channel may not be missing, or most of them are such."""
+    medians = channel_medians(eeg)
+    loud = find_loud(medians, places)
+    if loud and (not loud_ok or 2 * len(loud) > len(places)):
+        cure = "correct its unit in the file, or make the dataset without it (make_custom.py --channels)"
+        raise UserError(f"{describe_loud(loud)}: {cure}")
+    notes = (f"channels dropped: {describe_loud(loud)}",) * bool(loud)
+    rest = [(place, value) for place, value in zip(places, medians, strict=True) if place not in loud]
+    odd = [f"{place} {value:.2g}" for place, value in rest if not QUIETEST <= value <= PLAUSIBLE[1]]
+    notes += (f"channels of unlikely median amplitude, in uV: {', '.join(odd)}",) * bool(odd)
+    kept = eeg[[place not in loud for place in places]] if loud else eeg
+    return kept, tuple(place for place, _ in rest), notes
 
 
 def _check_amplitude(eeg) -> None:

@@ -1,15 +1,15 @@
 """Which subject belongs to which split: seeded, the same on every machine and for every order of the files."""
 
 import argparse
-import csv
 import hashlib
 import re
 from collections import defaultdict
-from pathlib import Path
 
+from dataset.leaks import read_roster
 from errors import UserError
 
 TRIES = 1000
+HELD = ("val", "test")
 SUBJECT = "[^/_.]+"  # the first folder below --raw_dir, or a file's name, up to its first _ or .
 
 
@@ -77,41 +77,15 @@ def _complete(assigned, labels) -> bool:
     return all(held[split] == everything for split in set(assigned.values()))
 
 
-def read_subjects(dataset) -> list[tuple[str, str]]:
-    """(subject, split) of each recording in a dataset's manifest, given as folder or file. Raises UserError."""
-    path = Path(dataset)
-    path = path / "manifest.csv" if path.is_dir() else path
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [(row["subject"], row["split"]) for row in csv.DictReader(file)]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a dataset or its manifest") from None
-    except (KeyError, csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a manifest: {error}") from None
-
-
-def dataset_name(dataset) -> str:
-    """A dataset's folder name, of the folder or of its manifest."""
-    path = Path(dataset).resolve()
-    return path.parent.name if path.suffix == ".csv" else path.name
-
-
 def held_out(datasets) -> dict[str, str]:
-    """Subjects in the val or test split of any dataset -> {subject: where}, for a corpus that is to train on none."""
-    return {
-        subject: f"{split} of {dataset_name(dataset)}"
-        for dataset in datasets
-        for subject, split in read_subjects(dataset)
-        if split != "train"
-    }
+    """Subjects in the val or test split of any dataset -> {subject: where}, for a corpus that is to train on none.
 
-
-def find_leaks(train, evaluation) -> list[str]:
-    """Lines that name each subject of the datasets `train` (all splits) that `evaluation` ones hold out."""
-    unwanted = held_out(evaluation)
-    return [
-        f"{subject}: in {split} of {dataset_name(dataset)} and in {unwanted[subject]}"
-        for dataset in train
-        for subject, split in sorted(set(read_subjects(dataset)))
-        if subject in unwanted
-    ]
+    Says which datasets hold out recordings of subjects without a name. Raises UserError for what is no dataset.
+    """
+    held = {}
+    for dataset in datasets:
+        roster = read_roster(dataset)
+        if nameless := roster.nameless(HELD):
+            print(f"warning: {roster.folder}: {nameless} of its subjects carry no names and cannot be excluded")
+        held |= {subject: f"{split} of {roster.folder}" for subject, split in roster.subjects(HELD).items()}
+    return held

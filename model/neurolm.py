@@ -242,13 +242,16 @@ class NeuroLM(nn.Module):
 
     @torch.inference_mode()
     def generate(self, sample: dict, new_tokens: int, end_token: int | None = None):
-        """Greedy continuation (B, new_tokens) of EEG and text; after `end_token` a row repeats it."""
+        """Greedy continuation (B, new_tokens) of EEG and text; after `end_token` a row repeats it. A row of -1: the
+        model's probabilities were not finite."""
         hidden, memory = self.read(sample)
         hidden = hidden[torch.arange(len(hidden)), last_true(memory.valid)]
         written = []
-        ended = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+        ended, broken = torch.zeros(2, len(hidden), dtype=torch.bool, device=hidden.device)
         while True:
-            token = self._text_log_probabilities(hidden).argmax(-1)
+            likelihoods = self._text_log_probabilities(hidden)
+            broken |= likelihoods[:, 0].isnan()  # one makes all of them so
+            token = likelihoods.argmax(-1)
             if end_token is not None:
                 token = token.masked_fill(ended, end_token)
                 ended |= token == end_token
@@ -257,7 +260,7 @@ class NeuroLM(nn.Module):
                 break
             hidden, memory = self.read_on(token[:, None], memory)
             hidden = hidden[:, -1]
-        answer = torch.stack(written, 1)
+        answer = torch.stack(written, 1).masked_fill(broken[:, None], -1)
         return F.pad(answer, (0, new_tokens - answer.size(1)), value=end_token or 0)
 
     def _text_log_probabilities(self, hidden):

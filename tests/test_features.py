@@ -1,8 +1,10 @@
 """Features of the frozen encoder, computed once: the same numbers, resumable, and never those of something else."""
 
+import os
 import shutil
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -89,7 +91,7 @@ def test_two_processes_share_the_work(toy, monkeypatch):
         np.testing.assert_array_equal(both["train"][TASK][i]["features"], whole["train"][TASK][i]["features"])
 
 
-@pytest.mark.parametrize("change", ["weights", "configuration", "manifest", "windows", "precision"])
+@pytest.mark.parametrize("change", ["weights", "configuration", "manifest", "content", "windows", "precision"])
 def test_features_of_something_else_are_never_read(toy, change):
     toy.cache()
     if change == "weights":
@@ -100,6 +102,13 @@ def test_features_of_something_else_are_never_read(toy, change):
     elif change == "manifest":
         with open(toy.folder / "manifest.csv", "a") as file:
             file.write("\n")
+    elif change == "content":  # as long and as old as before
+        for path in toy.folder.glob("*/*.h5"):
+            stat = path.stat()
+            with h5py.File(path, "r+") as file:
+                file[path.stem]["eeg"][0] += 1
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+            assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
     elif change == "windows":
         for windows_of in toy.sets.values():
             windows_of[TASK].index[0, 1:3] += 200

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from dataset.checks import check_finite
 from errors import UserError, ignore_signals
 from training.sampling import Interleaved, Mixture
 from utils import Run
@@ -113,7 +114,7 @@ class _StepSampler:
 
 def evaluation_loader(dataset, batch_size: int, run: Run, collate, num_workers: int = 0, groups=None):
     """Every sample once, a batch from one of the `groups` (as in Loader): the processes take every world_size-th one of
-    a group; their counts may differ by one."""
+    a group; their counts may differ by one. Raises UserError for a recording whose values are not finite."""
     blocks = []
     for group in [np.arange(len(dataset))] if groups is None else groups:
         mine = group[run.rank :: run.world_size].tolist()
@@ -121,7 +122,9 @@ def evaluation_loader(dataset, batch_size: int, run: Run, collate, num_workers: 
     loader = DataLoader(
         dataset, batch_sampler=blocks, collate_fn=collate, num_workers=num_workers, worker_init_fn=ignore_signals
     )
-    return (to_device(batch, run.device) for batch in loader)
+    for batch in loader:
+        check_finite(batch)
+        yield to_device(batch, run.device)
 
 
 def to_device(batch, device: torch.device):

@@ -1,0 +1,67 @@
+"""Before anything is trained or answered: are the data what manifests say, are they EEG, is nobody on both sides?"""
+
+from pathlib import Path
+
+from dataset.checks import check_recordings
+from dataset.leaks import Roster, few, find_leaks, read_roster
+from dataset.verify import verify_files
+from errors import UserError
+from training.checkpoints import read_checkpoint
+
+TRAINED_ON = "trained_on"  # the key of checkpoints
+FIELDS = {"dataset": str, "name": str, "corpus": str | None, "nameless": int, "subjects": str, "recordings": str}
+
+
+def screen(args, run, sets: dict, folders, starts_from=None) -> tuple[list[dict], dict]:
+    """Hold the windows that a run reads against their manifests and against one another.
+
+    sets: {split: [Windows]}, those of "val" and "test" judge the model; folders: their dataset folders; starts_from:
+    the checkpoint whose weights the run begins with, and whose subjects count as trained on. -> what checkpoints keep
+    as `trained_on`, and what results keep: `leaks`, and what could not be compared.
+    Raises UserError for a file that is not its manifest's (--verify), a recording that is no EEG, and, without
+    --allow_leak, subjects that are on both sides.
+    """
+    if args.verify:
+        verify_files([recording for windows in _flat(sets) for recording in windows.recordings], run)
+    judging = [split for split in sets if split != "train"]
+    for split in judging:
+        for windows in sets[split]:
+            check_recordings(windows, run)
+
+    rosters = {Path(folder).resolve(): read_roster(folder) for folder in folders}  # tasks may share one
+    rosters = list(rosters.values())
+    trained = read_trained(starts_from) if starts_from else []
+    if "train" in sets:
+        trained += [mine for mine in (roster.trained(["train"]) for roster in rosters) if mine not in trained]
+        judging = ["val", "test"]
+    found = find_leaks(trained, rosters, judging)
+    leaks = found.leaks + found.published
+    if found.leaks and not args.allow_leak:
+        raise UserError(
+            f"subjects are on both sides, {len(found.leaks)} in all, which makes results too good: {few(found.leaks)}. "
+            "Make the training set again without them (prepare_TUH_pretrain.py has --exclude), or go on with "
+            "--allow_leak, which results.json will say"
+        )
+    for title, lines in (("subjects on both sides", leaks), ("subjects not compared", found.not_compared)):
+        if lines:
+            run.say(f"warning: {title}: {few(lines)}")
+    return trained, {"leaks": leaks, "not_compared": found.not_compared}
+
+
+def _flat(sets):
+    return [windows for several in sets.values() for windows in several]
+
+
+def read_trained(path) -> list[dict]:
+    """Who the model of a checkpoint was trained on, as `Roster.trained` gives it; somebody without a name where it does
+    not say. Raises UserError for a malformed one."""
+    entries = read_checkpoint(path).get(TRAINED_ON)
+    if entries is None:
+        return [Roster.unknown(str(path)).trained(["train"])]
+    sound = isinstance(entries, list) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(name, ...), kind) for name, kind in FIELDS.items())
+        for entry in entries
+    )
+    if not sound:
+        raise UserError(f"{path}: '{TRAINED_ON}' is not a list of {', '.join(FIELDS)}, as the trainers write it")
+    return list(entries)
