@@ -102,7 +102,7 @@ class Watch:
 
     def _end(self, what: str) -> None:
         message = (
-            f"error: {what}. The last checkpoint is untouched: run the same command again, it resumes. Where a process "
+            f"\nerror: {what}. The last checkpoint is untouched: run the same command again, it resumes. Where a process "
             "only needs longer, raise --timeout_minutes\n"
         )
         os.write(2, message.encode())  # not print: the main thread may hold its lock

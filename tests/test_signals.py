@@ -1,5 +1,6 @@
 """SIGTERM and SIGUSR1 at any moment: exit status 75, and the same command goes on to the run that nobody stopped."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -70,7 +71,13 @@ def run_told(stage, corpus, out_dir, more, patch, *arguments) -> int:
         errors.requeue_when_told()
         patch(*arguments)
         script = stages.SCRIPTS[stage]
-        errors.run(script.main, lambda: script.get_args(stages.flags(stage, corpus, out_dir, *more)))
+        status = 0
+        try:
+            errors.run(script.main, lambda: script.get_args(stages.flags(stage, corpus, out_dir, *more)))
+        except SystemExit as stop:
+            status = stop.code
+        gc.collect()  # a fork leaves without what Python does at its end
+        sys.exit(status)
 
     process = FORK.Process(target=work)
     process.start()

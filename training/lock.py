@@ -199,7 +199,7 @@ def _beat(path: Path, mine: str, left: threading.Event) -> None:
         if held != mine:
             if _is_me(_parse(held), mine):  # the next run in this process
                 return
-            os.write(2, f"error: {path.parent} was taken over by {_name(_parse(held))}: this run ends\n".encode())
+            os.write(2, f"\nerror: {path.parent} was taken over by {_name(_parse(held))}: this run ends\n".encode())
             os._exit(1)  # before it writes there
 
 
