@@ -64,8 +64,8 @@ def agree(now: dict, before: dict, path, allowed=()) -> tuple[dict, list[str]]:
 def compare(now: dict, before: dict) -> tuple[dict[str, str], list[str]]:
     """What differs between two runs, {name: sentence with both values}, and the names that `before` does not know."""
     ours, theirs = shaping(now["config"]), shaping(before["config"])
-    if theirs.get("dtype") == "auto":  # an earlier version kept the flag, not what it had come to
-        del theirs["dtype"]
+    if theirs.get("dtype") == "auto":  # of an earlier version, which kept the flag and not what it had come to
+        theirs["dtype"] = ours["dtype"]
     unknown = [name for name in ours if name not in theirs]
     differing = {
         name: f"--{name} is {_text(value)}, was {_text(theirs[name])}"
