@@ -57,7 +57,7 @@ def agree(now: dict, before: dict, path, allowed=()) -> tuple[dict, list[str]]:
             config[name] = before["config"][name]
             lines.append(f"{said}: no longer read, the run had started")
         else:
-            lines.append(f"resumed with another {name}, as allowed: {said}" if name in allowed else f"resumed: {said}")
+            lines.append(f"resumed{', as allowed' * (name in allowed)}: {said}")
     return config, lines
 
 
