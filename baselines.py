@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import errors
+from dataset.labels import explain_labels
 from dataset.tasks import find_tasks
 from dataset.windows import open_tasks
 from errors import UserError
@@ -43,6 +44,8 @@ def get_args(argv=None):
 def main(args):
     run = start_run("cpu", seed=args.seed)
     tasks = find_tasks(args.dataset_dir, args.tasks)
+    for line in explain_labels(tasks):
+        run.say(line)
     sets = {split: open_tasks(tasks, split) for split in ("train", "val", "test")}
     for task in tasks:
         windows = {split: set_of[task] for split, set_of in sets.items()}

@@ -113,8 +113,8 @@ def test_datasets_and_checkpoints_without_names(tmp_path):
     assert follow_classes(folder, none, same, "c.pth", True)[0] == ("slow", "fast")
     assert "does not name its labels" in follow_classes(folder, none, same, "c.pth", True)[3]
     assert follow_classes(folder, none, {"classes": ["0", "1"]}, "c.pth", True)[3] == ""
+    toy = write_toy(tmp_path / "toy", window=2)
     for checkpoint in ({}, {"classes": ["0", "1"]}):
-        toy = write_toy(tmp_path / "toy", window=2)
         classes, places, _, said = follow_classes(toy, ("slow", "fast"), checkpoint, "c.pth", True)
         assert (classes, places) == (("slow", "fast"), (0, 1)) and "does not name its classes" in said
     with pytest.raises(UserError, match=r"c\.pth: classes = 5, expected a list of names"):

@@ -57,15 +57,15 @@ def agree(now: dict, before: dict, path, allowed=()) -> tuple[dict, list[str]]:
             config[name] = before["config"][name]
             lines.append(f"{said}: no longer read, the run had started")
         else:
-            lines.append(f"resumed with another {name}, as allowed: {said}" if name in allowed else f"resumed: {said}")
+            lines.append(f"resumed{', as allowed' * (name in allowed)}: {said}")
     return config, lines
 
 
 def compare(now: dict, before: dict) -> tuple[dict[str, str], list[str]]:
     """What differs between two runs, {name: sentence with both values}, and the names that `before` does not know."""
     ours, theirs = shaping(now["config"]), shaping(before["config"])
-    if theirs.get("dtype") == "auto":  # an earlier version kept the flag, not what it had come to
-        del theirs["dtype"]
+    if theirs.get("dtype") == "auto":  # of an earlier version, which kept the flag and not what it had come to
+        theirs["dtype"] = ours["dtype"]
     unknown = [name for name in ours if name not in theirs]
     differing = {
         name: f"--{name} is {_text(value)}, was {_text(theirs[name])}"

@@ -1,5 +1,6 @@
 """From a script's flags to a trainer that stands where the run left off, with its checkpoints and logs."""
 
+import copy
 from pathlib import Path
 
 from training.agreement import agree, history
@@ -20,15 +21,20 @@ def start_training(raw_model, run: Run, args, out_dir: Path, loader: Loader, *, 
                    extra: dict, fsdp: bool = False) -> Trainer:  # fmt: skip
     """Optimizer, schedule, trainer, the newest checkpoint of `out_dir` and the logs, from the flags that the scripts of
     NeuroLM share. extra: what the checkpoints hold beside the state of the training."""
+    encoder = getattr(raw_model, "tokenizer", None)
+    given = copy.deepcopy(encoder.state_dict()) if encoder and "tokenizer" in args.allow_changed else None
     template = shard(raw_model, run) if fsdp and run.world_size > 1 else None
     groups = decay_groups(raw_model, args.weight_decay)
     optimizer = make_optimizer(groups, args.learning_rate, (args.beta1, args.beta2), run.device)
     final_lr = args.min_lr if args.decay_lr else args.learning_rate
     rates = learning_rates(args.learning_rate, final_lr, steps, warmup_steps)
-    return begin_training(
+    trainer = begin_training(
         raw_model, run, args, optimizer, rates, out_dir / NEWEST, loader, extra=extra, grad_clip=args.grad_clip,
         template=template,
     )  # fmt: skip
+    if given:
+        encoder.load_state_dict(given)  # and not the one in the checkpoint, to which another codebook belongs
+    return trainer
 
 
 def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path, loader: Loader, *, extra: dict,
