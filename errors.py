@@ -12,6 +12,11 @@ class UserError(Exception):
     """Bad input. `run` prints it as one line, without a traceback, and exits with status 2."""
 
 
+def described(error: BaseException) -> str:
+    """Type and message of an exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400].removesuffix(": ")
+
+
 def run(main, get_args) -> None:
     """Run a script: `main(get_args())`; a UserError becomes one line on stderr and exit status 2, Ctrl-C status 130;
     a process that is left alone by the others says so and ends with 1."""

@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from errors import UserError
+from files import check_file
 
 TRIES = 1000
 SUBJECT = "[^/_.]+"  # the first folder below --raw_dir, or a file's name, up to its first _ or .
@@ -81,6 +82,7 @@ def read_subjects(dataset) -> list[tuple[str, str]]:
     """(subject, split) of each recording in a dataset's manifest, given as folder or file. Raises UserError."""
     path = Path(dataset)
     path = path / "manifest.csv" if path.is_dir() else path
+    check_file(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return [(row["subject"], row["split"]) for row in csv.DictReader(file)]
