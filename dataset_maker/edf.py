@@ -9,6 +9,8 @@ from errors import UserError
 WIDTHS = {".edf": 2, ".bdf": 3}  # bytes a sample
 CLOCK = 0.01  # s: what time-stamps may be rounded by
 DRIFT = 1e-4  # of the time passed: what two clocks may differ by
+ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
+SCALES = {104: "physical minimum", 112: "physical maximum", 120: "digital minimum", 128: "digital maximum"}
 STAMP = 64  # bytes in which the time-stamp of a record is found
 
 
@@ -33,7 +35,7 @@ def check_edf(path) -> None:
         return
     try:
         with open(path, "rb") as file:
-            header = _read_header(file)
+            header = _read_header(file, width)
             record = width * sum(header.samples)
             if record < 1 or min(header.samples) < 0:
                 raise ValueError
@@ -50,8 +52,9 @@ def check_edf(path) -> None:
         raise UserError("its EDF header is damaged or cut off") from None
 
 
-def _read_header(file) -> Header:
-    """Raises ValueError where a field is no number, or the header is not as long as it says."""
+def _read_header(file, width) -> Header:
+    """Raises ValueError where a field is no number, or the header is not as long as it says, and UserError for a scale
+    that no sample of `width` bytes has: MNE goes on without one."""
     fixed = file.read(256)
     start, records, seconds, signals = int(fixed[184:192]), int(fixed[236:244]), fixed[244:252], int(fixed[252:256])
     if signals < 1 or records < -1 or start != 256 * (signals + 1):
@@ -62,13 +65,19 @@ def _read_header(file) -> Header:
     labels = [header[16 * i : 16 * i + 16].decode("latin1").strip() for i in range(signals)]
     sizes = header[216 * signals : 224 * signals]
     samples = [int(sizes[8 * i : 8 * i + 8]) for i in range(signals)]
+    for place, what in SCALES.items():
+        for i, label in enumerate(labels):
+            text = header[place * signals + 8 * i : place * signals + 8 * i + 8]
+            value = 0.0 if label in ANNOTATIONS else float(text.replace(b",", b"."))
+            if not math.isfinite(value) or ("digital" in what and abs(value) > 2 ** (8 * width)):
+                raise UserError(f"its header gives {label} the {what} {value:g}")
     seconds = float(seconds.replace(b",", b"."))
     return Header(fixed[192:197].decode("latin1").strip(), start, records, seconds, tuple(labels), tuple(samples))
 
 
 def _check_gaps(file, header, width, record, records) -> None:
     """Raise UserError where a record does not begin when the one before has ended, by the time-stamps of EDF+."""
-    stamped = [i for i, label in enumerate(header.labels) if label in ("EDF Annotations", "BDF Annotations")]
+    stamped = [i for i, label in enumerate(header.labels) if label in ANNOTATIONS]
     discontinuous = header.kind.endswith("+D")
     if not stamped or header.seconds == 0:
         if discontinuous:
@@ -88,7 +97,7 @@ def _check_gaps(file, header, width, record, records) -> None:
         expected = first + i * header.seconds
         if abs(stamp - expected) > CLOCK + DRIFT * i * header.seconds:
             raise UserError(
-                f"discontinuous: its data record {i + 1} begins at {stamp:g} s, without a gap it were {expected:g}; "
+                f"discontinuous: its data record {i + 1} begins at {stamp:g} s and not at {expected:g}; "
                 "cut it into files without gaps"
             )
 

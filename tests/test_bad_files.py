@@ -63,7 +63,7 @@ def test_reading_is_bounded(tmp_path, edf, monkeypatch):
     """Memory beyond what a file of this size needs is an error of this file; afterwards there is no bound."""
     (tmp_path / "x.edf").write_bytes(edf)
     monkeypatch.setattr(preprocessing, "_check_amplitude", lambda eeg: np.ones(2**29))  # 4 GiB
-    with pytest.raises(UserError, match=r"x\.edf: cannot be used: _ArrayMemoryError: Unable to allocate 4\.00 GiB"):
+    with pytest.raises(UserError, match=r"x\.edf: cannot be used: MemoryError: Unable to allocate 4\.00 GiB"):
         load_recording(tmp_path / "x.edf")
     assert np.ones(2**29, dtype="i1").all()
 

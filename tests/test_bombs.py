@@ -55,7 +55,7 @@ SIZES = [
     ("model_args", "block_size", 10**9, "of another size"),
     ("model_args", "n_head", 7, "cannot be shared"),
     ("encoder_args", "out_chans", 10**6, "of another size"),
-    ("encoder_args", "in_chans", 10**9, "of another size"),
+    ("encoder_args", "in_chans", 10**9, "missing"),
     ("decoder_args", "n_layer", 500, "missing"),
     ("decoder_args", "in_chans", 10**9, "of another size"),
 ]
