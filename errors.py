@@ -24,6 +24,11 @@ class Stopped(SystemExit):
     """SIGTERM or SIGUSR1 came while nothing had to be brought to an end."""
 
 
+def described(error: BaseException) -> str:
+    """Type and message of an exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400].removesuffix(": ")
+
+
 def run(main, get_args) -> None:
     """Run a script: `main(get_args())`; a UserError becomes one line on stderr and exit status 2, Ctrl-C status 130;
     a process that is left alone by the others says so and ends with 1. See also `requeue_when_told`."""

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from errors import UserError
+from files import check_file
 
 LOSSES = {"train/loss": {"color": "tab:blue", "lw": 1}, "val/loss": {"color": "tab:red", "marker": "o"}}
 ORIGINAL, MODEL = "0.35", "tab:red"  # colours of what was recorded and of what a model makes of it
@@ -37,6 +38,7 @@ def plot_losses(metrics_files: dict[str, Path], path) -> Path:
 
 
 def _read_metrics(path: Path) -> list[dict]:
+    check_file(path)
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError) as error:

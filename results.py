@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from errors import UserError
+from files import check_file
 from metrics import primary_metric
 from training.logger import make_folder, replace_text
 
@@ -107,6 +108,7 @@ def read_run(path) -> dict:
     what was counted, metrics by name). Raises UserError where it is missing or no such file."""
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
+    check_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         about, scores = content["about"], []

@@ -102,8 +102,8 @@ class Watch:
 
     def _end(self, what: str) -> None:
         message = (
-            f"\nerror: {what}. The last checkpoint is untouched: run the same command again, it resumes. Where a process "
-            "only needs longer, raise --timeout_minutes\n"
+            f"\nerror: {what}. The last checkpoint is untouched: run the same command again, it resumes. Where a "
+            "process only needs longer, raise --timeout_minutes\n"
         )
         os.write(2, message.encode())  # not print: the main thread may hold its lock
         os._exit(1)  # the main thread is in a collective that nothing ends

@@ -4,10 +4,12 @@ L text tokens of a window · R rows of a batch. A text folder holds `train.bin` 
 tokens, END_TOKEN after each document, as `text_dataset_maker/prepare.py` writes them.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,14 @@ import torch
 from tiktoken_ext import openai_public
 
 from errors import UserError
+from files import check_file
 
 VOCAB = 50257  # GPT-2's tokens: ids 0 .. 50256
 END_TOKEN = 50256  # <|endoftext|>, ends a document and an answer
+AGAIN = "run text_dataset_maker/prepare.py again"
 SEP_TOKEN = 50257  # opens a question; the first row after GPT-2's vocabulary
 ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # the sum that tiktoken pins
-HEAD = 1 << 20  # tokens of a file that are checked when it is opened
+BLOCK = 1 << 24  # tokens of a file that are looked at together
 
 
 class Tokenizer:
@@ -81,37 +85,60 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
     return {bytes(byte_of[char] for char in token): index for token, index in encoder.items()}
 
 
+def _check_ids(tokens: np.ndarray, path: Path) -> None:
+    """Raise UserError for an id that GPT-2 does not have. All are looked at, once: `.<name>.checked` beside the file
+    remembers its size and times, where the folder can be written."""
+    stat, note = path.stat(), path.with_name(f".{path.name}.checked")
+    about = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+    with contextlib.suppress(OSError, ValueError):
+        if note.is_file() and note.stat().st_size < 100 and note.read_text() == about:
+            return
+    for start in range(0, len(tokens), BLOCK):
+        block = tokens[start : start + BLOCK]
+        if block.max() >= VOCAB:
+            place = int(np.argmax(block >= VOCAB))
+            raise UserError(
+                f"{path} holds token {block[place]} at position {start + place}, beyond GPT-2's 0 .. {VOCAB - 1}: "
+                f"{AGAIN}"
+            )
+    part = note.with_name(f"{note.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # a folder for reading only: it is looked at again next time
+        part.write_text(about)
+        part.replace(note)
+
+
 class TextTokens:
     """A token file, memory-mapped; `len` is its number of tokens.
 
     Raises UserError where the file is missing, of an odd size, too short for a window, or holds ids beyond GPT-2's.
     """
 
-    def __init__(self, path, block_size: int):
+    def __init__(self, path, block_size: int, checked: bool = False):
+        """checked: this process's parent has looked at every id already."""
         self.path, self.block_size = Path(path), block_size
+        check_file(path)
         if not self.path.is_file():
             raise UserError(
                 f"text file {self.path} is missing: run `python text_dataset_maker/prepare.py --source stdlib "
                 f"--out_dir {self.path.parent}` (no download; --source openwebtext for the papers' text)"
             )
-        size, again = self.path.stat().st_size, "run text_dataset_maker/prepare.py again"
+        size = self.path.stat().st_size
         if size % 2:
-            raise UserError(f"{self.path} has {size} bytes, no whole number of uint16 tokens: it was cut off; {again}")
+            raise UserError(f"{self.path} has {size} bytes, no whole number of uint16 tokens: it was cut off; {AGAIN}")
         if size // 2 < block_size + 1:
             raise UserError(
                 f"{self.path} has {size // 2} tokens, one window needs {block_size + 1}: prepare more text "
                 "or lower --block_size"
             )
         self.tokens = np.memmap(self.path, dtype="<u2", mode="r")
-        largest = int(self.tokens[:HEAD].max())
-        if largest >= VOCAB:
-            raise UserError(f"{self.path} holds token {largest}, beyond GPT-2's 0 .. {VOCAB - 1}: {again}")
+        if not checked:
+            _check_ids(self.tokens, self.path)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __reduce__(self):
-        return TextTokens, (self.path, self.block_size)  # a copy for another process maps the file again
+        return TextTokens, (self.path, self.block_size, True)  # a copy for another process maps the file again
 
     @property
     def n_windows(self) -> int:

@@ -5,6 +5,7 @@ killed goes on from there. C channels, T samples.
 """
 
 import argparse
+import errno
 import hashlib
 import io
 import os
@@ -28,7 +29,7 @@ from dataset.amplitudes import FLAT
 from dataset.hdf5 import RATE
 from dataset_maker.ledger import Ledger, describe
 from dataset_maker.preprocessing import CleanEEG, load_recording
-from errors import UserError
+from errors import UserError, described
 
 CHUNK_SECONDS = 10  # of HDF5 chunks: measured best for random windows of 4 to 64 s
 FLOAT16_MAX = 65504  # uV
@@ -188,14 +189,20 @@ def make_file(args, recipe, source) -> dict:
     try:
         clean = load_recording(source.path, recipe.channels, args.notch, **recipe.reader)
         pieces = [_check_windows(piece, clean, recipe.labels) for piece in recipe.cut(source, clean)]
-    except UserError as error:
-        reason = str(error).removeprefix(f"{source.path}: ")
+        return record | {"status": "used"} | _write_pieces(args, recipe, source, file, clean, pieces)
+    except Exception as error:  # one bad file is its line in the report, whatever it leads to
+        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:  # of --out_dir, not of this file
+            raise
+        reason = str(error).removeprefix(f"{source.path}: ") if isinstance(error, UserError) else described(error)
         return record | {"status": "refused", "notes": [reason], "rows": []}
+
+
+def _write_pieces(args, recipe, source, file, clean, pieces) -> dict:
+    """Write the recordings of a raw file -> the notes and rows of its record."""
     notes = [*clean.notes, *(note for piece in pieces for note in piece.notes)]
     if args.dtype == "float16" and np.abs(clean.eeg).max() > FLOAT16_MAX:
         notes.append(f"clipped at {FLOAT16_MAX} uV, as far as float16 goes")
-    rows = [_write(args, recipe, source, file, clean, piece) for piece in pieces]
-    return record | {"status": "used", "notes": notes, "rows": rows}
+    return {"notes": notes, "rows": [_write(args, recipe, source, file, clean, piece) for piece in pieces]}
 
 
 def _check_windows(piece, clean, labels) -> Piece:

@@ -43,7 +43,7 @@ def describe(args, recipe) -> dict:
 
 def replace_text(path, text, part) -> None:
     """Write a file as a whole or not at all, by way of `part` in the same file system."""
-    part.write_text(text, encoding="utf-8")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
     part.replace(path)
 
 
@@ -87,7 +87,8 @@ class Ledger:
         final = [record for record in final if record]
         refused = [record for record in final if record["status"] == "refused"]
         for record in refused[:5]:
-            print(f"refused {record['file']}: {'; '.join(record['notes'])}")
+            line = f"refused {record['file']}: {'; '.join(record['notes'])}"
+            print(line.encode(errors="backslashreplace").decode())
         if missing:
             print(f"{missing} of {len(self.sources)} files are left to other shards; the last one writes the manifest")
         else:

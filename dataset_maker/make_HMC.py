@@ -14,6 +14,7 @@ import errors
 from dataset.hdf5 import RATE
 from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, whole
 from dataset_maker.download import add_download_argument, fetch
+from files import check_file
 
 CHANNELS = ("F4", "C4", "O2", "C3")
 ALIASES = {"F4-M1": "F4", "C4-M1": "C4", "O2-M1": "O2", "C3-M2": "C3"}
@@ -31,6 +32,7 @@ def read_epochs(path) -> tuple[list[tuple[float, int]], int]:
     Raises UserError when the scoring is missing or malformed.
     """
     epochs, others = [], 0
+    check_file(path)
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             stage = re.search(r"Sleep stage (\w+|\?)", line)

@@ -14,6 +14,7 @@ from dataset.channels import TUH_CHANNELS
 from dataset.hdf5 import RATE
 from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, inside, make, recording_names, whole
 from dataset_maker.tuh import MAINS, folder_choice, patient_of, split_official
+from files import check_file
 
 LABELS = ("spsw", "gped", "pled", "eyem", "artf", "bckg")  # classes 1 to 6 of the .rec files
 AROUND, WINDOW = 2, 5  # seconds before an event of 1 s, and of the whole window
@@ -24,6 +25,7 @@ SPLIT_RULE = "eval is test; training subjects 80/20 train and val, seeded"
 def read_events(path) -> list[tuple[float, int]]:
     """Rows of a .rec file (channel, start s, stop s, class 1-6) -> (start s, label from 0) of each, as published."""
     events = []
+    check_file(path)
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             _, start, _, label = line.split(",")

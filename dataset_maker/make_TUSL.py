@@ -15,6 +15,7 @@ from dataset.hdf5 import RATE
 from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, inside, make, recording_names, tiles, whole
 from dataset_maker.splits import split_subjects
 from dataset_maker.tuh import MAINS, patient_of
+from files import check_file
 
 LABELS = ("bckg", "seiz", "slow")
 WINDOW = 10  # seconds
@@ -25,6 +26,7 @@ SPLIT_RULE = "by subject, 60/20/20, seeded, each class in each split"
 
 def read_events(path) -> list[tuple[float, float, str]]:
     """Rows of a .tse_agg file: start s, stop s, class. Raises UserError when it is missing or malformed."""
+    check_file(path)
     try:
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
         return [(float(line[0]), float(line[1]), line[2]) for line in lines if line and line[0] != "version"]

@@ -12,6 +12,7 @@ labelled stretch; a mark without duration gives one window.
 
 import argparse
 import csv
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from dataset.hdf5 import RATE
 from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, recording_names, tiles, whole
 from dataset_maker.preprocessing import SUFFIXES, annotation_texts
 from dataset_maker.splits import add_subject_argument, find_subject, split_subjects
+from files import check_file
 
 SPLITS = ("train", "val", "test")
 NOTHING = ("", "n/a")  # a cell that says nothing, in CSV or BIDS
@@ -31,11 +33,13 @@ NOTHING = ("", "n/a")  # a cell that says nothing, in CSV or BIDS
 
 @dataclass
 class Labels:
-    """What is known of one file: labelled stretches (start s, stop s or None for the end, text); None: look inside."""
+    """What is known of one file: labelled stretches (start s, stop s or None for the end, text); None: look inside;
+    `problem`: why its labels cannot be read, which refuses it when its turn comes."""
 
     subject: str = ""
     split: str = ""
     stretches: list[tuple[float, float | None, str]] | None = field(default_factory=list)
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,9 @@ class Windows:
 
     def __call__(self, source, clean):
         samples, rows, left = clean.eeg.shape[1], [], 0
-        stretches = source.detail
+        if source.detail.problem:
+            raise errors.UserError(source.detail.problem)
+        stretches = source.detail.stretches
         if stretches is None:  # MNE puts the kind of a BrainVision marker before its text
             stretches = [(start, start + length, text.rsplit("/", 1)[-1]) for start, length, text in clean.events]
         for start, stop, text in stretches:
@@ -66,6 +72,7 @@ class Windows:
 
 def read_table(path, delimiter, columns) -> list[dict[str, str]]:
     """Rows of a CSV or TSV file. Raises UserError when it cannot be read or lacks a column."""
+    check_file(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter=delimiter, restkey="", restval="")
@@ -82,7 +89,10 @@ def seconds(path, number, row, column, default) -> float | None:
     """A time in row `number` of a table. Raises UserError when it is none."""
     text = row.get(column, "")
     try:
-        return default if text in NOTHING else float(text)
+        time = default if text in NOTHING else float(text)
+        if time is not None and not math.isfinite(time):
+            raise ValueError
+        return time
     except ValueError:
         raise errors.UserError(f"{path}, row {number}: {column} {text!r} is no time in seconds") from None
 
@@ -110,11 +120,20 @@ def files_of_bids(args) -> dict[Path, Labels]:
     for path in find_files(args.raw_dir, [f"_eeg{suffix}" for suffix in SUFFIXES], "sub-*/**/*_eeg.*, as BIDS has it"):
         files[path] = Labels()
         events = path.with_name(path.name.rsplit("_eeg", 1)[0] + "_events.tsv")
-        if events.is_file():
-            for number, row in enumerate(read_table(events, "\t", ("onset", "trial_type")), start=1):
-                start, length = (seconds(events, number, row, column, 0.0) for column in ("onset", "duration"))
-                files[path].stretches.append((start, start + length, row["trial_type"]))
+        try:
+            files[path].stretches = read_stretches(events) if events.exists() else []
+        except errors.UserError as error:
+            files[path].problem = str(error)
     return files
+
+
+def read_stretches(events) -> list[tuple[float, float, str]]:
+    """The labelled stretches of a BIDS _events.tsv. Raises UserError when it is malformed."""
+    stretches = []
+    for number, row in enumerate(read_table(events, "\t", ("onset", "trial_type")), start=1):
+        start, length = (seconds(events, number, row, column, 0.0) for column in ("onset", "duration"))
+        stretches.append((start, start + length, row["trial_type"]))
+    return stretches
 
 
 def choose_classes(args, files) -> dict[str, str]:
@@ -170,7 +189,7 @@ def main(args):
         raise errors.UserError(f"{args.labels}: some files have a split and others have none; give all or none")
     paths = sorted(files, key=lambda path: path.relative_to(args.raw_dir).as_posix())
     sources = [
-        Source(path, name, subjects[path], files[path].split or splits[subjects[path]], files[path].stretches)
+        Source(path, name, subjects[path], files[path].split or splits[subjects[path]], files[path])
         for path, name in zip(paths, recording_names(paths, args.raw_dir), strict=True)
     ]
     stride = args.stride or args.window

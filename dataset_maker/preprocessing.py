@@ -6,7 +6,6 @@ T samples.
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import mne
 import numpy as np
@@ -14,11 +13,15 @@ import numpy as np
 from dataset.amplitudes import PLAUSIBLE, QUIETEST, SPARSE, channel_medians, describe_loud, find_loud
 from dataset.channels import canonical_name
 from dataset.hdf5 import RATE
+from dataset_maker.edf import check_edf
 from dataset_maker.filters import convolve, design, resample
-from errors import UserError
+from dataset_maker.limits import bounded_memory
+from errors import UserError, described
+from files import check_file
 
 LOW, HIGH = 0.1, 75.0  # Hz, the band of both papers
 SUFFIXES = (".cnt", ".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif")
+RATES = (20.0, 50_000.0)  # Hz: of amplifiers for EEG; the filters of others would fill the memory
 BLOCK_BYTES = 2**29  # of float64 signal in memory at once
 
 
@@ -45,15 +48,19 @@ def load_recording(path, channels=None, notch=50.0, aliases=None, min_seconds=1.
     try:
         with warnings.catch_warnings(record=True) as caught, mne.utils.use_log_level("WARNING"):
             warnings.simplefilter("always")
-            check_length(path)
             raw = _read(path, options)
             picked, notes = _pick(raw, channels, aliases)
-            seconds = raw.n_times / raw.info["sfreq"]
+            rate, seconds = raw.info["sfreq"], raw.n_times / raw.info["sfreq"]
+            if not RATES[0] <= rate <= RATES[1]:
+                raise UserError(f"sampled at {rate:g} Hz, EEG is at {RATES[0]:g} to {RATES[1]:g}")
             if seconds < min_seconds + trim_end:
                 raise UserError(f"too short: {seconds:.1f} s, at least {min_seconds + trim_end:g} s are needed")
-            clean = _clean(raw, picked, seconds - trim_end, notch, flat_ok=channels is None)
+            with bounded_memory([path, *map(str, raw.filenames)]):
+                clean = _clean(raw, picked, seconds - trim_end, notch, flat_ok=channels is None)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # whatever else its content leads to; the type tells a bug from a bad file
+        raise UserError(f"{path}: cannot be used: {described(error)}") from error
     said = {" ".join(str(warning.message).split()) for warning in caught if warning.category is RuntimeWarning}
     hardware = ("Channels contain different", "Highpass cutoff")  # settings of the amplifier, not of the data
     said = tuple(sorted(text for text in said if not text.startswith(hardware)))
@@ -69,32 +76,10 @@ def annotation_texts(path) -> list[str]:
         raise UserError(f"{path}: {error}") from None
 
 
-def check_length(path) -> None:
-    """Raise UserError when an EDF or BDF file is shorter than its header says; MNE reads on with a warning."""
-    path = Path(path)
-    if path.suffix.lower() not in (".edf", ".bdf"):
-        return
-    width = {".edf": 2, ".bdf": 3}[path.suffix.lower()]  # bytes a sample
-    try:
-        with open(path, "rb") as file:
-            fixed = file.read(256)
-            start, records, signals = int(fixed[184:192]), int(fixed[236:244]), int(fixed[252:256])
-            header = file.read(256 * signals)
-        sizes = header[216 * signals : 224 * signals]
-        record = width * sum(int(sizes[8 * i : 8 * i + 8]) for i in range(signals))
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise UserError("its EDF header is damaged or cut off") from None
-    if len(header) != 256 * signals or signals < 1 or record < 1 or start != 256 + len(header):
-        raise UserError("its EDF header is damaged or cut off")
-    present = (path.stat().st_size - 256 - len(header)) / record
-    if present < records or (records == -1 and present % 1):
-        raise UserError(f"truncated: its header promises {records} data records, {present:.1f} are there")
-
-
 def _read(path, options) -> mne.io.BaseRaw:
-    with _mne_errors("read"):
+    check_file(path)
+    check_edf(path)
+    with _mne_errors("read"), bounded_memory([path]):
         return mne.io.read_raw(path, preload=False, **options)
 
 
@@ -103,7 +88,7 @@ def _mne_errors(what):
     try:
         yield
     except Exception as error:  # MNE raises whatever a damaged file leads it to
-        raise UserError(f"cannot be {what}: {type(error).__name__}: {' '.join(str(error).split())}") from None
+        raise UserError(f"cannot be {what}: {described(error)}") from None
 
 
 def _pick(raw, channels, aliases) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset.text import END_TOKEN, load_tokenizer
 from errors import UserError, run
+from files import check_file
 
 PASSAGE = 4000  # characters, about 1000 tokens
 SMALL_VAL = 16384  # characters: a small text gives at least this to validation, or a tenth of itself
@@ -105,6 +106,7 @@ def read_files(given):
         paths |= {p.resolve(): p for p in found}
     texts = []
     for path in paths.values():
+        check_file(path)
         try:
             texts.append(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
