@@ -126,6 +126,9 @@ TASKS = {
             lettered=True,
             supervise_bracket=False,
         ),
+        # of this project: sets that anyone can have
+        Task("MotorImagery", "Which hand does the subject imagine moving?", ("left", "right")),
+        Task("ADHD", "Is this EEG segment of a child with ADHD?", ("No", "Yes")),
     )
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from dataset.channels import canonical_name
 from dataset.hdf5 import RATE
+from dataset_maker.arrays import is_array, read_array
 from dataset_maker.filters import convolve, design, resample
 from errors import UserError
 
@@ -36,18 +37,21 @@ class CleanEEG:
     notes: tuple[str, ...]  # what a reader of the report should know
 
 
-def load_recording(path, channels=None, notch=50.0, aliases=None, min_seconds=1.0, trim_end=0.0, **options) -> CleanEEG:
+def load_recording(
+    path, channels=None, notch=50.0, aliases=None, min_seconds=1.0, trim_end=0.0, array=None, **options
+) -> CleanEEG:
     """Read and clean one raw file.
 
     channels: names of the table to take, in this order (default: all of the table, in the file's order); notch: mains
-    frequency in Hz, 0 for none; aliases: from `load_aliases`; trim_end: seconds to cut off the end; options: for MNE's
-    reader. Raises UserError naming the file and why it was refused.
+    frequency in Hz, 0 for none; aliases: from `load_aliases`; trim_end: seconds to cut off the end; array: the
+    `ArrayFormat` of a file that is an array; options: for MNE's reader. Raises UserError naming the file and why it was
+    refused.
     """
     try:
         with warnings.catch_warnings(record=True) as caught, mne.utils.use_log_level("WARNING"):
             warnings.simplefilter("always")
             check_length(path)
-            raw = _read(path, options)
+            raw = _read(path, options, array)
             picked, notes = _pick(raw, channels, aliases)
             seconds = raw.n_times / raw.info["sfreq"]
             if seconds < min_seconds + trim_end:
@@ -94,15 +98,17 @@ def check_length(path) -> None:
         raise UserError(f"truncated: its header promises {records} data records, {present:.1f} are there")
 
 
-def _read(path, options) -> mne.io.BaseRaw:
+def _read(path, options, array=None) -> mne.io.BaseRaw:
     with _mne_errors("read"):
-        return mne.io.read_raw(path, preload=False, **options)
+        return read_array(path, array) if is_array(path) else mne.io.read_raw(path, preload=False, **options)
 
 
 @contextmanager
 def _mne_errors(what):
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # MNE raises whatever a damaged file leads it to
         raise UserError(f"cannot be {what}: {type(error).__name__}: {' '.join(str(error).split())}") from None
 
