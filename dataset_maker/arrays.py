@@ -9,6 +9,7 @@ import csv
 import gzip
 import re
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ NAMELESS = (".npy", ".npz", ".mat")
 ARRAYS = (".csv", ".csv.gz", *NAMELESS)
 UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6}  # in uV
 MAT_CLASSES = ("double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
-TIME = re.compile(r"(time|timestamp|t|sample|index)?s?[\W_]*(s|sec|seconds|ms|us|number)?\W*", re.IGNORECASE)
+TIME = re.compile(r"(time|timestamp|t|sample|index)?s?[\W_]*(s|sec|seconds|ms|us|number|index)?\W*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def _rate(text) -> float:
 
 def _unit(text) -> float:
     kind, _, factor = text.partition(":")
-    return UNITS[text] if text in UNITS else _above_zero(factor * (kind == "raw"), text, "uV, mV, V or raw:FACTOR")
+    factor = factor if kind == "raw" else UNITS.get(text, "")
+    return _above_zero(factor, text, "uV, mV, V or raw:FACTOR")
 
 
 def _above_zero(number, text, wanted) -> float:
@@ -103,8 +105,7 @@ def read_array(path, known: ArrayFormat | None) -> mne.io.BaseRaw:
 
 def _read_csv(path, rate) -> tuple[list[str], np.ndarray]:
     """Names of the channels, and their samples (C, T) without a column of time."""
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
+    with _open_text(path) as file:
         header = file.readline()
         delimiter = max(",;\t", key=header.count)
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
@@ -116,7 +117,7 @@ def _read_csv(path, rate) -> tuple[list[str], np.ndarray]:
             table = pd.read_csv(file, sep=delimiter, header=None, names=range(len(names)), index_col=False)
     if not len(table):
         raise UserError("it holds names of channels and no samples")
-    times = [place for place, name in enumerate(names) if TIME.fullmatch(name)][:1]
+    times = [place for place, name in enumerate(names) if TIME.fullmatch(name) and table[place].notna().any()][:1]
     for place, column in table.items():
         if column.dtype.kind not in "iuf" and place not in times:
             bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
@@ -126,6 +127,16 @@ def _read_csv(path, rate) -> tuple[list[str], np.ndarray]:
         _check_time(table[place], names[place], rate)
     kept = [place for place in range(len(names)) if place not in times]
     return [names[place] for place in kept], table[kept].to_numpy(np.float64).T
+
+
+@contextmanager
+def _open_text(path):
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
+            yield file
+    except EOFError:
+        raise UserError("truncated: its compressed content ends too early") from None
 
 
 def _is_number(text) -> bool:
@@ -182,7 +193,8 @@ def _choose(shapes, channels, variable) -> str:
     held = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()) or "no array of numbers"
     if fitting:
         raise UserError(f"several arrays have {channels} channels, choose one with --variable; it holds {held}")
-    raise UserError(f"no array {variable or ''} of {channels} channels as --channels names; it holds {held}")
+    wanted = f"no array {variable}" if variable else "no array"
+    raise UserError(f"{wanted} of the {channels} channels that --channels names; it holds {held}")
 
 
 def _orient(array, channels) -> np.ndarray:

@@ -52,13 +52,16 @@ def test_other_montages_are_compared_at_the_channels_they_share(tmp_path):
 
     task = Task("Toy", "Which rhythm is this?", ("slow", "fast"))
     sets = {"train": windows(["C3", "C4", "OZ"], ["FP1", "OZ", "C3"])}
-    powers = baselines.read_powers(task, sets)["train"]
-    assert powers.shape == (8, 2 * 6)
+    features = baselines.read_features(task, sets)["train"]
+    assert features.shape == (8, 2 * 6 + 5 * 3)
+    powers = features[:, :12]
     for i, places in ((0, [0, 2]), (5, [2, 1])):  # C3 and OZ, wherever they stand
         expected = log_band_power(torch.from_numpy(sets["train"][i]["eeg"][places])).flatten()
         np.testing.assert_array_equal(powers[i], expected)
+        tangents = baselines.tangent_space(sets["train"][i]["eeg"][places])
+        np.testing.assert_allclose(features[i, 12:], tangents, rtol=1e-6)
     with pytest.raises(UserError, match="no channel is in all recordings"):
-        baselines.read_powers(task, {"train": windows(["C4"]), "test": windows(["OZ"])})
+        baselines.read_features(task, {"train": windows(["C4"]), "test": windows(["OZ"])})
 
 
 def test_one_label_is_nothing_to_fit():
