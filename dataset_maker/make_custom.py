@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.channels import canonical_name, load_aliases
 from dataset.hdf5 import RATE
-from dataset_maker.arrays import ARRAYS, add_array_arguments, array_format, is_nameless
+from dataset_maker.arrays import ARRAYS, add_array_arguments, array_format, is_array, is_nameless
 from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, recording_names, tiles, whole
 from dataset_maker.preprocessing import SUFFIXES, annotation_texts
 from dataset_maker.splits import add_subject_argument, find_subject, split_subjects
@@ -158,6 +158,8 @@ def main(args):
     excluded, array = [], array_format(args)
     if args.labels:
         files = files_of_table(args)
+        if not array and any(map(is_array, files)):
+            raise errors.UserError(f"{args.labels} names arrays, which do not say their rate: give --rate")
         found = find_files(args.raw_dir, SUFFIXES + ARRAYS * bool(array), "recordings")
         others = set(found) - {args.labels, *files}
         excluded = [(path, f"not in {args.labels.name}") for path in found if path in others]
@@ -184,7 +186,7 @@ def main(args):
         raise errors.UserError(f"--window {args.window} --stride {stride}: both are whole seconds, 1 at least")
     labels = tuple(dict.fromkeys(classes.values()))  # several texts may name one class
     windows = Windows({text: labels.index(name) for text, name in classes.items()}, args.window * RATE, stride * RATE)
-    known = {"array": {name: getattr(array, name) for name in ("rate", "unit", "variable")}} if array else {}
+    known = {"array": vars(array) | {"channels": args.channels}} if array else {}
     recipe = Recipe(
         args.name or args.out_dir.resolve().name,
         "by subject, as given" if not splits else f"by subject, {args.val_fraction:g} val, {args.test_fraction:g} test",
@@ -196,7 +198,7 @@ def main(args):
             "aliases": load_aliases(args.aliases) if args.aliases else None,
             "array": array,
         },
-        parameters={"window": args.window, "stride": stride, "classes": classes} | known,
+        parameters=known | {"window": args.window, "stride": stride, "classes": classes},
     )
     make(args, recipe, sources, excluded)
 

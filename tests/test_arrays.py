@@ -168,7 +168,10 @@ def test_a_dataset_of_arrays(tmp_path, suffix):
         rows += [f"{subject}{suffix},0,4,left", f"{subject}{suffix},4,8,right"]
     (raw / "labels.csv").write_text("\n".join(rows) + "\n")
     argv = ("--raw_dir", raw, "--out_dir", tmp_path / "out", "--labels", raw / "labels.csv", "--window", 2)
-    argv += ("--rate", 250, "--workers", 1, "--val_fraction", 0.3, "--test_fraction", 0.3)
+    argv += ("--workers", 1, "--val_fraction", 0.3, "--test_fraction", 0.3)
+    with pytest.raises(UserError, match="labels.csv names arrays, which do not say their rate: give --rate"):
+        run_maker(make_custom, *argv)
+    argv += ("--rate", 250)
     argv += () if suffix == ".csv.gz" else ("--channels", *NAMES, "--unit", "mV")
     run_maker(make_custom, *argv)
     (recording,) = open_dataset(tmp_path / "out", "val")
@@ -178,3 +181,5 @@ def test_a_dataset_of_arrays(tmp_path, suffix):
     expected = load_recording(tmp_path / "x.csv", array=KNOWN).eeg
     np.testing.assert_allclose(RecordingReader().read(recording, 0, 2000), expected, rtol=1e-4, atol=1e-3)
     assert {row["status"] for row in table(tmp_path / "out" / "report.csv")} == {"used"}
+    with pytest.raises(UserError, match=r"was made with .*'rate': 250.0.*now .*'rate': 256.0"):
+        run_maker(make_custom, *argv, "--rate", 256)
