@@ -3,6 +3,7 @@
 python predict.py my_recording.edf --NeuroLM_path checkpoints/instruction-B/ckpt-best.pt
 python predict.py a.edf b.vhdr --NeuroLM_path NeuroLM-B.pt --tasks TUAB my_task.yaml --window 10 --out_dir answers
 python predict.py my_recording.edf --LaBraM_path runs/TUAB/checkpoint-best.pth
+python predict.py my_array.npy --rate 250 --channels C3 Cz C4 --NeuroLM_path NeuroLM-B.pt --tasks my_task.yaml
 
 Asks the questions that the model was trained on, over windows of the same length and channels. For each recording and
 task it writes <out_dir>/<recording>_<task>.csv (start, stop, answer, probability of each) and <...>_features.npz.
@@ -15,7 +16,8 @@ import numpy as np
 
 import errors
 from dataset.channels import load_aliases
-from dataset_maker.preprocessing import load_recording
+from dataset_maker.arrays import ARRAYS, add_array_arguments, array_format, is_nameless, stem_of
+from dataset_maker.preprocessing import SUFFIXES, load_recording
 from errors import UserError
 from evaluation import ANSWERING, choose_scoring
 from inference import answer_table, ask, choose_channels, cut, load_model, summarize
@@ -29,7 +31,7 @@ from utils import start_run
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flag, switch = parser.add_argument, argparse.BooleanOptionalAction
-    flag("recordings", nargs="+", type=Path, help="raw files: .edf .bdf .cnt .gdf .vhdr .set .fif")
+    flag("recordings", nargs="+", type=Path, help=f"raw files: {' '.join(SUFFIXES + ARRAYS)}")
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--NeuroLM_path", help="checkpoint of train_instruction.py, or a released NeuroLM")
     model.add_argument("--LaBraM_path", help="checkpoint of run_class_finetuning.py")
@@ -38,7 +40,8 @@ def get_args(argv=None):
     flag("--window", type=int, help="seconds; default: as in the training")
     flag("--stride", type=float, help="seconds from window to window; default: end to end")
     flag("--notch", type=float, default=50.0, help="mains frequency in Hz where it was recorded, 0: none")
-    flag("--channels", nargs="+", help="names of the table to use; default: those of the training")
+    flag("--channels", nargs="+", help="names of the table to use (default: those of the training); all of an array")
+    add_array_arguments(parser)
     flag("--aliases", type=Path, help="YAML file of channel names and their places, 'E22: FP1'")
     flag("--answer_by", choices=ANSWERING, default="score", help="most likely answer (per token where a task is not of "
          "the training and its answers differ in length), one way for all, or freely written")  # fmt: skip
@@ -53,7 +56,7 @@ def get_args(argv=None):
 
 def main(args):
     run = start_run(args.device, args.dtype)
-    stems = [path.stem for path in args.recordings]
+    stems = [stem_of(path) for path in args.recordings]
     repeated = sorted({stem for stem in stems if stems.count(stem) > 1})
     if repeated:
         raise UserError(f"two recordings are called {', '.join(repeated)}: their answers would share a file")
@@ -74,8 +77,10 @@ def main(args):
     except OSError as error:
         raise UserError(f"--out_dir {args.out_dir} cannot be made: {error.strerror}") from None
 
+    array = array_format(args)
     for recording in args.recordings:
-        clean = load_recording(recording, args.channels, args.notch, aliases)
+        wanted = None if is_nameless(recording) else args.channels  # an array's channels are named, not chosen
+        clean = load_recording(recording, wanted, args.notch, aliases, array=array)
         run.say(f"\n{recording}: {len(clean.channels)} channels, {clean.eeg.shape[1] / 200:.0f} s")
         for note in clean.notes:
             run.say(f"  {note}")
@@ -83,14 +88,14 @@ def main(args):
             task, seconds = question.task, question.seconds
             way, scored = choose_scoring(task, question.trained, args.answer_by)
             try:
-                chosen, said = choose_channels(clean, None if args.channels else question.channels)
+                chosen, said = choose_channels(clean, None if wanted else question.channels)
                 windows = cut(chosen, seconds, args.stride)
                 probabilities, features = ask(model, task, windows, args.batch_size, run, way)
             except UserError as error:
                 raise UserError(f"{recording}: {error}") from None
             starts = np.arange(len(windows)) * (args.stride or seconds)
             table = answer_table(task, probabilities, starts, seconds)
-            stem = args.out_dir / f"{recording.stem}_{task.name}"
+            stem = args.out_dir / f"{stem_of(recording)}_{task.name}"
             table.to_csv(f"{stem}.csv", index=False, float_format="%.6g")
             if args.features:
                 np.savez(f"{stem}_features.npz", features=features, start=starts, channels=chosen.channels)

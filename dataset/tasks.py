@@ -138,6 +138,9 @@ TASKS = {
             supervise_bracket=False,
             labels=("bckg", "seiz", "slow"),
         ),
+        # of this project: sets that anyone can have
+        Task("MotorImagery", "Which hand does the subject imagine moving?", ("left", "right")),
+        Task("ADHD", "Is this EEG segment of a child with ADHD?", ("No", "Yes")),
     )
 }
 

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from dataset.amplitudes import FLAT
 from dataset.hdf5 import RATE
+from dataset_maker.arrays import stem_of
 from dataset_maker.ledger import Ledger, describe
 from dataset_maker.preprocessing import CleanEEG, load_recording
 from errors import UserError, described
@@ -123,8 +124,8 @@ def find_files(raw_dir, suffixes, layout) -> list[Path]:
 
 def recording_names(paths, raw_dir) -> list[str]:
     """A name for each raw file: its stem, or its path in the folder where several files share the stem."""
-    repeated = {stem for stem, count in Counter(path.stem for path in paths).items() if count > 1}
-    names = (path.relative_to(raw_dir).as_posix() if path.stem in repeated else path.stem for path in paths)
+    repeated = {stem for stem, count in Counter(map(stem_of, paths)).items() if count > 1}
+    names = (path.relative_to(raw_dir).as_posix() if stem_of(path) in repeated else stem_of(path) for path in paths)
     return [re.sub(r"[/\s]+", "_", name) for name in names]
 
 

@@ -4,10 +4,13 @@ python dataset_maker/make_custom.py --raw_dir raw/hands --out_dir datasets/hands
 python dataset_maker/make_custom.py --raw_dir raw/eegmmidb --out_dir datasets/eegmmidb --window 4 \\
     --from_annotations --classes T0=rest T1=left T2=right
 python dataset_maker/make_custom.py --raw_dir raw/ds002034 --out_dir datasets/hands --bids --window 4
+python dataset_maker/make_custom.py --raw_dir raw/arrays --out_dir datasets/hands --window 4 --labels labels.csv \\
+    --rate 250 --unit mV --channels C3 Cz C4
 
 The CSV has columns file (below --raw_dir), label, and if wanted start, stop (seconds; empty: all of the file), subject,
 split (train, val, test). Any format, rate and montage; windows are cut end to end, or every --stride seconds, from each
-labelled stretch; a mark without duration gives one window.
+labelled stretch; a mark without duration gives one window. Arrays (.csv .csv.gz .npy .npz .mat) need --rate; --channels
+names the channels of those that hold no names, all of them in order.
 """
 
 import argparse
@@ -22,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.channels import canonical_name, load_aliases
 from dataset.hdf5 import RATE
+from dataset_maker.arrays import ARRAYS, add_array_arguments, array_format, is_array, is_nameless
 from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, recording_names, tiles, whole
 from dataset_maker.preprocessing import SUFFIXES, annotation_texts
 from dataset_maker.splits import add_subject_argument, find_subject, split_subjects
@@ -104,7 +108,7 @@ def files_of_table(args) -> dict[Path, Labels]:
         path = args.raw_dir / row["file"]
         start, stop = (seconds(args.labels, number, row, *cell) for cell in (("start", 0.0), ("stop", None)))
         known = files.setdefault(path, Labels(row.get("subject", ""), row.get("split", "")))
-        if ".." in path.parts or path.suffix.lower() not in SUFFIXES:
+        if ".." in path.parts or not path.name.lower().endswith(SUFFIXES + ARRAYS):
             raise errors.UserError(f"{args.labels}, row {number}: {row['file']!r} is no recording below --raw_dir")
         if (known.subject, known.split) != (row.get("subject", ""), row.get("split", "")):
             raise errors.UserError(f"{args.labels}, row {number}: {row['file']} has another subject or split above")
@@ -160,6 +164,7 @@ def get_args(argv=None):
     parser.add_argument("--window", type=int, required=True, help="seconds of a window")
     parser.add_argument("--stride", type=int, help="seconds from window to window (default: --window)")
     parser.add_argument("--channels", nargs="+", help="names of the table, in order (default: all that a file has)")
+    add_array_arguments(parser)
     parser.add_argument("--aliases", type=Path, help="YAML file of channel names and their places, 'E22: FP1'")
     parser.add_argument("--name", help="of the dataset (default: that of --out_dir)")
     parser.add_argument("--val_fraction", type=float, default=0.2, help="share of the subjects")
@@ -169,11 +174,14 @@ def get_args(argv=None):
 
 
 def main(args):
-    excluded = []
+    excluded, array = [], array_format(args)
     if args.labels:
         files = files_of_table(args)
-        found = find_files(args.raw_dir, SUFFIXES, "recordings")
-        excluded = [(path, f"not in {args.labels.name}") for path in found if path not in files]
+        if not array and any(map(is_array, files)):
+            raise errors.UserError(f"{args.labels} names arrays, which do not say their rate: give --rate")
+        found = find_files(args.raw_dir, SUFFIXES + ARRAYS * bool(array), "recordings")
+        others = set(found) - {args.labels, *files}
+        excluded = [(path, f"not in {args.labels.name}") for path in found if path in others]
     elif args.bids:
         files = files_of_bids(args)
     else:
@@ -197,14 +205,19 @@ def main(args):
         raise errors.UserError(f"--window {args.window} --stride {stride}: both are whole seconds, 1 at least")
     labels = tuple(dict.fromkeys(classes.values()))  # several texts may name one class
     windows = Windows({text: labels.index(name) for text, name in classes.items()}, args.window * RATE, stride * RATE)
+    known = {"array": vars(array) | {"channels": args.channels}} if array else {}
     recipe = Recipe(
         args.name or args.out_dir.resolve().name,
         "by subject, as given" if not splits else f"by subject, {args.val_fraction:g} val, {args.test_fraction:g} test",
         labels=labels,
-        channels=table_names(args.channels),
+        channels=None if all(map(is_nameless, files)) else table_names(args.channels),  # else they name, not choose
         cut=windows,
-        reader={"min_seconds": args.window, "aliases": load_aliases(args.aliases) if args.aliases else None},
-        parameters={"window": args.window, "stride": stride, "classes": classes},
+        reader={
+            "min_seconds": args.window,
+            "aliases": load_aliases(args.aliases) if args.aliases else None,
+            "array": array,
+        },
+        parameters=known | {"window": args.window, "stride": stride, "classes": classes},
     )
     make(args, recipe, sources, excluded)
 

@@ -13,6 +13,7 @@ import numpy as np
 from dataset.amplitudes import PLAUSIBLE, QUIETEST, SPARSE, channel_medians, describe_loud, find_loud
 from dataset.channels import canonical_name
 from dataset.hdf5 import RATE
+from dataset_maker.arrays import is_array, read_array
 from dataset_maker.edf import check_edf
 from dataset_maker.filters import convolve, design, resample
 from dataset_maker.limits import bounded_memory
@@ -38,17 +39,20 @@ class CleanEEG:
     notes: tuple[str, ...]  # what a reader of the report should know
 
 
-def load_recording(path, channels=None, notch=50.0, aliases=None, min_seconds=1.0, trim_end=0.0, **options) -> CleanEEG:
+def load_recording(
+    path, channels=None, notch=50.0, aliases=None, min_seconds=1.0, trim_end=0.0, array=None, **options
+) -> CleanEEG:
     """Read and clean one raw file.
 
     channels: names of the table to take, in this order (default: all of the table, in the file's order); notch: mains
-    frequency in Hz, 0 for none; aliases: from `load_aliases`; trim_end: seconds to cut off the end; options: for MNE's
-    reader. Raises UserError naming the file and why it was refused.
+    frequency in Hz, 0 for none; aliases: from `load_aliases`; trim_end: seconds to cut off the end; array: the
+    `ArrayFormat` of a file that is an array; options: for MNE's reader. Raises UserError naming the file and why it was
+    refused.
     """
     try:
         with warnings.catch_warnings(record=True) as caught, mne.utils.use_log_level("WARNING"):
             warnings.simplefilter("always")
-            raw = _read(path, options)
+            raw = _read(path, options, array)
             picked, notes = _pick(raw, channels, aliases)
             rate, seconds = raw.info["sfreq"], raw.n_times / raw.info["sfreq"]
             if not RATES[0] <= rate <= RATES[1]:
@@ -76,17 +80,19 @@ def annotation_texts(path) -> list[str]:
         raise UserError(f"{path}: {error}") from None
 
 
-def _read(path, options) -> mne.io.BaseRaw:
+def _read(path, options, array=None) -> mne.io.BaseRaw:
     check_file(path)
     check_edf(path)
     with _mne_errors("read"), bounded_memory([path]):
-        return mne.io.read_raw(path, preload=False, **options)
+        return read_array(path, array) if is_array(path) else mne.io.read_raw(path, preload=False, **options)
 
 
 @contextmanager
 def _mne_errors(what):
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # MNE raises whatever a damaged file leads it to
         raise UserError(f"cannot be {what}: {described(error)}") from None
 

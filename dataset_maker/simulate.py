@@ -42,6 +42,8 @@ LAYOUTS = {  # ..., subjects, seconds, least seconds
     "TUSL": Layout(tuh.write_tusl, tuh.write_tusl_awkward, 10, 100, 45),
     "HMC": Layout(layouts.write_hmc, layouts.write_hmc_awkward, 6, 360, 180),
     "SEED": Layout(layouts.write_seed, layouts.write_seed_awkward, 2, layouts.SEED_SECONDS, 100),
+    "MotorImagery": Layout(layouts.write_imagery, layouts.write_imagery_awkward, 8, 60, 20),
+    "ADHD": Layout(layouts.write_adhd, layouts.write_adhd_awkward, 10, 60, 10),
     "custom": Layout(custom.write_custom, custom.write_custom_awkward, 8, 60, 20),
     "BIDS": Layout(custom.write_bids, custom.write_bids_awkward, 8, 60, 20),
 }
@@ -52,9 +54,9 @@ def simulate(layout: str, out_dir, seed: int = 0, subjects=None, seconds=None, a
 
     Returns, and writes as truth.json, one dict a recording: file, subject, channels (as in the file), rate (Hz),
     seconds, events (rows of start s, stop s, label), problem (None, or why a maker must refuse it: channels, duplicate,
-    flat, labels, nan, short, truncated, unit), and where they apply note, split, bad_channels, missing_channels.
-    `awkward` adds the odd and the defective recordings. Raises UserError on an unknown layout, a size that is too
-    small, and a folder that holds anything else.
+    flat, labels, nan, short, truncated, unit), and where they apply note, split, excluded, bad_channels,
+    missing_channels. `awkward` adds the odd and the defective recordings. Raises UserError on an unknown layout, a size
+    that is too small, and a folder that holds anything else.
     """
     if layout not in LAYOUTS:
         raise errors.UserError(f"layout {layout!r} is unknown: choose one of {', '.join(LAYOUTS)}")

@@ -4,6 +4,7 @@ The same input gives the same bytes on every machine. `annotations` are rows (st
 """
 
 import datetime
+import gzip
 import io
 import struct
 import zlib
@@ -88,6 +89,17 @@ def write_edf(path: Path, uv, names, rate: float, subject: str, annotations=(), 
 def write_edf_in_volts(path: Path, uv, names, rate: float, subject: str, annotations=()) -> None:
     """A defective EDF file: its numbers are volts, its header says uV."""
     write_edf(path, uv * 1e-6, names, rate, subject, annotations, limit=0.0032)
+
+
+RAW, OFFSET = 6, 140  # of an amplifier whose numbers are not uV: steps of a uV, and its direct current
+
+
+def write_csv_gz(path: Path, uv, names, rate: float, subject: str, annotations=()) -> None:
+    """A gzipped CSV with a header row, a row a sample, in raw numbers; stored and not compressed, as zlibs differ."""
+    numbers = np.round(RAW * uv + OFFSET).T
+    lines = [",".join("" if np.isnan(number) else f"{number:.4f}" for number in row) for row in numbers]
+    text = "\n".join([",".join(names), *lines]) + "\n"
+    path.write_bytes(gzip.compress(text.encode(), compresslevel=0, mtime=0))
 
 
 def truncate(path: Path) -> None:

@@ -4,7 +4,7 @@ import datetime
 
 import numpy as np
 
-from dataset_maker.simulate_files import START, Corpus, truncate, write_edf, write_edf_in_volts
+from dataset_maker.simulate_files import START, Corpus, truncate, write_csv_gz, write_edf, write_edf_in_volts
 from dataset_maker.simulate_signals import STATES, blank, flatten, make_ecg, make_eeg, noise
 
 EEGMAT = ("Fp1", "Fp2", "F3", "F4", "F7", "F8", "T3", "T4", "C3", "C4", "T5", "T6", "P3", "P4", "O1", "O2", "Fz", "Cz",
@@ -191,3 +191,65 @@ def add_seed(corpus: Corpus, file: str, subject: str, names, seconds: int, *, le
         uv[: len(scalp), part] = make_eeg(rng, corpus.subject(subject), scalp, rate, samples, states)
         uv[len(scalp) :, part] = 25 * noise(rng, 2 + len(extra), samples, rate, slope=1.5)
     corpus.add(file, uv, channels, rate, subject, events=trials, **facts)
+
+
+IMAGERY = {"T0": "rest", "T1": "left hand", "T2": "right hand"}  # annotation: state
+TRIAL = 4.1  # seconds, of rest and of imagery in turn
+
+
+def add_imagery(corpus: Corpus, subject: str, run: int, seconds: int, **facts) -> None:
+    """An eegmmidb run: rest and a cued fist in turn, all annotated."""
+    file = f"{subject}/{subject}R{run:02d}.edf"
+    rng, times = corpus.rng(file), np.arange(0, seconds, TRIAL).round(1).tolist()
+    hands = rng.permutation(np.arange(len(times) // 2) % 2)
+    texts = [f"T{1 + hands[place // 2]}" if place % 2 else "T0" for place in range(len(times))]
+    trials = [(start, round(min(start + TRIAL, seconds), 1), text) for start, text in zip(times, texts, strict=True)]
+    states = [(start, stop, IMAGERY[text]) for start, stop, text in trials]
+    uv = make_eeg(rng, corpus.subject(subject), BCI2000_64, 160, seconds * 160, states, mains=60.0)
+    corpus.add(file, uv, BCI2000_64, 160, subject, annotations=trials, events=trials, **facts)
+
+
+def write_imagery(corpus: Corpus, subjects: int, seconds: int) -> None:
+    """eegmmidb: SnnnRrr.edf (EDF+), runs 4, 8, 12 of imagined fists; 64 channels at 160 Hz, names with dots."""
+    for number in range(1, subjects + 1):
+        for run in (4, 8, 12):
+            add_imagery(corpus, f"S{number:03d}", run, seconds)
+
+
+def write_imagery_awkward(corpus: Corpus, seconds: int) -> None:
+    """A run of real movement, a subject whose timings are wrong, and a run that was cut off."""
+    add_imagery(corpus, "S001", 3, seconds, note="not imagined", excluded=True)
+    add_imagery(corpus, "S088", 4, seconds, note="a subject to leave out", excluded=True)
+    add_imagery(corpus, "S200", 4, seconds, problem="truncated")
+    truncate(corpus.out_dir / "S200/S200R04.edf")
+
+
+ADHD_19 = ("Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8", "T7", "T8", "P7", "P8", "Fz", "Cz",
+           "Pz")  # fmt: skip
+GROUPS = {"A": ("ADHD", "arithmetic"), "C": ("control", "rest")}  # letter of a child: label, state
+
+
+def add_child(corpus: Corpus, name: str, seconds: int, spoil=None, write=None, **facts) -> None:
+    """A child's recording of the ADHD set, a CSV at 128 Hz in raw numbers."""
+    label, state = GROUPS[name[0]]
+    uv = make_eeg(corpus.rng(name), corpus.subject(name), ADHD_19, 128, seconds * 128, [(0, seconds, state)])
+    if spoil:
+        spoil(uv)
+    events = [(0, seconds, label)]
+    corpus.add(f"{name}.csv.gz", uv, ADHD_19, 128, name, write=write or write_csv_gz, events=events, **facts)
+
+
+def write_adhd(corpus: Corpus, subjects: int, seconds: int) -> None:
+    """ADHD: An.csv.gz and Cn.csv.gz in turn; a child with ADHD takes half as long again."""
+    for number in range(subjects):
+        letter = "AC"[number % 2]
+        add_child(corpus, f"{letter}{number // 2 + 1}", seconds * 3 // 2 if letter == "A" else seconds)
+
+
+def write_adhd_awkward(corpus: Corpus, seconds: int) -> None:
+    """A flat channel, empty cells, a recording shorter than a window, and one cut off."""
+    add_child(corpus, "A90", seconds, spoil=flatten, problem="flat", bad_channels=[ADHD_19[2]])
+    add_child(corpus, "C90", seconds, spoil=blank, problem="nan")
+    add_child(corpus, "A91", 3, problem="short")
+    add_child(corpus, "C91", seconds, problem="truncated")
+    truncate(corpus.out_dir / "C91.csv.gz")

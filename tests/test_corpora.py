@@ -8,9 +8,11 @@ from raw_files import run_maker, table
 from dataset.channels import TUH_CHANNELS, canonical_name
 from dataset.recordings import RecordingReader, describe_dataset, open_dataset, segments
 from dataset_maker import (
+    make_ADHD,
     make_custom,
     make_h5dataset_for_pretrain,
     make_HMC,
+    make_MotorImagery,
     make_SEED,
     make_TUAB,
     make_TUEV,
@@ -31,6 +33,8 @@ CORPORA = {
     "TUSL": (make_TUSL, 6, 70, (), 60),
     "HMC": (make_HMC, 4, 180, (), 50),
     "SEED": (make_SEED, 1, 150, (), 50),
+    "MotorImagery": (make_MotorImagery, 3, 20, (), 60),
+    "ADHD": (make_ADHD, 8, 10, (), 50),
     "pretrain": (make_h5dataset_for_pretrain, 4, 20, ("--val_fraction", 0.2), 50),
     "custom": (make_custom, 5, 30, ("--labels", "labels.csv", *CUSTOM), 50),
     "BIDS": (make_custom, 5, 30, ("--bids", *CUSTOM), 50),
@@ -91,7 +95,8 @@ def test_the_report_names_every_file_and_refuses_what_must_be(made):
     for file, recording in truth.items():
         problem, row = recording["problem"], report[file]
         if problem is None or (problem == "flat" and free):
-            assert row["status"] == ("excluded" if "/02_tcp_le/" in file and name == "TUEG" else "used"), row
+            excluded = recording.get("excluded") or ("/02_tcp_le/" in file and name == "TUEG")
+            assert row["status"] == ("excluded" if excluded else "used"), row
         else:
             assert row["status"] == "refused"
         if problem:
@@ -109,18 +114,21 @@ def expected_windows(name, recording):
         return [(start, events[0][2]) for start in range(0, int(seconds) - 9, 10)]
     if name == "TUEV":
         return [(min(max(start - 2, 0), seconds - 5), label) for start, _, label in events]
-    if name in ("TUSL", "custom", "BIDS"):
-        return [(start, label) for start, _, label in events]
+    if name in ("TUSL", "MotorImagery", "custom", "BIDS"):
+        return [(start, label) for start, _, label in events if name != "MotorImagery" or start + 4 <= seconds]
+    if name == "ADHD":
+        count = min(int(seconds) // 4, 20)
+        return [(int(place) / 200, events[0][2]) for place in np.linspace(0, seconds * 200 - 800, count)]
     return [(start, label) for start, stop, label in events if stop <= seconds]
 
 
 def describe_labels(name):
     labels = {"Workload": ("rest", "arithmetic"), "TUAB": make_TUAB.LABELS, "TUEV": make_TUEV.LABELS}
-    labels |= {"TUSL": make_TUSL.LABELS, "HMC": make_HMC.LABELS}
+    labels |= {"TUSL": make_TUSL.LABELS, "HMC": make_HMC.LABELS, "ADHD": make_ADHD.LABELS, "MotorImagery": ("T1", "T2")}
     return list(labels.get(name, ("left hand", "right hand")))
 
 
-@pytest.mark.parametrize("made", ["Workload", "TUAB", "TUEV", "TUSL", "HMC", "custom", "BIDS"], indirect=True)
+@pytest.mark.parametrize("made", sorted(set(CORPORA) - {"TUEG", "SEED", "pretrain"}), indirect=True)
 def test_windows_and_labels_are_those_written(made):
     name, truth, _, out = made
     assert len(describe_dataset(out)["labels"]) == len(describe_labels(name))
@@ -162,7 +170,7 @@ def test_channels_and_splits(made):
     name, truth, _, out = made
     recordings = recordings_of(out)
     fixed = {"TUAB": TUH_CHANNELS, "TUEV": TUH_CHANNELS, "TUSL": TUH_CHANNELS, "Workload": make_Workload.CHANNELS}
-    fixed |= {"HMC": make_HMC.CHANNELS, "SEED": make_SEED.CHANNELS}
+    fixed |= {"HMC": make_HMC.CHANNELS, "SEED": make_SEED.CHANNELS, "ADHD": make_ADHD.CHANNELS}
     files, splits = source_of(out), {}
     for recording in recordings:
         if name in fixed:

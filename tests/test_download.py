@@ -7,7 +7,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from raw_files import contents, run_maker, table
 
-from dataset_maker import make_HMC, make_Workload
+from dataset_maker import make_HMC, make_MotorImagery, make_Workload
 from dataset_maker.download import SUMS, fetch
 from dataset_maker.simulate import simulate
 from errors import UserError
@@ -62,6 +62,17 @@ def test_hmc_is_fetched_once_and_made(serve, tmp_path):
     assert contents(tmp_path / "raw" / "recordings", without="none").items() <= {
         path.removeprefix("recordings/"): digest for path, digest in contents(tmp_path / "public").items()
     }.items()
+
+
+def test_only_the_runs_of_imagined_fists_are_fetched(serve, tmp_path):
+    simulate("MotorImagery", tmp_path / "public", subjects=3, seconds=20)
+    (tmp_path / "public" / "S001" / "S001R03.edf").write_bytes(b"a run of real movement")
+    server, url = serve(tmp_path / "public")
+    argv = ("--raw_dir", tmp_path / "raw", "--out_dir", tmp_path / "MI", "--workers", 1, "--download", url)
+    run_maker(make_MotorImagery, *argv)
+    files = [f"/S00{subject}/S00{subject}R{run}.edf" for subject in (1, 2, 3) for run in ("04", "08", "12")]
+    assert sorted(server.asked) == sorted([f"/{SUMS}", *files])
+    assert len(table(tmp_path / "MI" / "manifest.csv")) == 9
 
 
 def test_another_corpus_than_the_published_one_is_refused(serve, tmp_path):

@@ -1,6 +1,6 @@
 """predict.py: the same answers as the evaluation of a dataset, for a raw recording; bad input named with its cure."""
 
-
+import mne
 import numpy as np
 import pandas as pd
 import pytest
@@ -71,6 +71,16 @@ def test_answers_are_those_of_the_dataset(made, tmp_path, capsys):
         row = saved["start"].tolist().index(windows[WORKLOAD].index[0, 1] / 200)
         np.testing.assert_allclose(saved["features"][row], features[0].detach(), rtol=1e-3, atol=1e-4)
         assert tuple(saved["channels"]) == make_Workload.CHANNELS
+
+
+def test_an_array_gets_the_answers_of_its_recording(made, tmp_path):
+    raw = mne.io.read_raw(made / "raw" / "Subject00_2.edf", preload=True, verbose="ERROR")
+    np.save(made / "raw" / "Array.npy", raw.get_data(units="mV").T)
+    names = ("--rate", 500, "--unit", "mV", "--channels", *(name.replace(" ", "_") for name in raw.ch_names))
+    run_predict(made, tmp_path, *names, recordings=("Array.npy",))
+    run_predict(made, tmp_path)
+    answers = [pd.read_csv(tmp_path / f"{name}_Workload.csv")["p_Yes"] for name in ("Array", "Subject00_2")]
+    np.testing.assert_allclose(*answers, rtol=1e-4)
 
 
 LABRAM = ("--LaBraM_path", "labram.pth")

@@ -16,16 +16,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import errors
+from dataset_maker.arrays import ArrayFormat, is_array, read_array
+from dataset_maker.make_ADHD import SAMPLED, UNIT
 from dataset_maker.simulate import LAYOUTS, simulate
 from dataset_maker.simulate_layouts import EEGMAT, MONTAGES
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = (".edf", ".bdf", ".eeg", ".fdt", ".cnt")
+DATA = (".edf", ".bdf", ".eeg", ".fdt", ".cnt", ".gz")
 BANDS = ((1, 4), (4, 8), (8, 13), (13, 30), (30, 45))
 
 
 def read(path):
     """An MNE recording, loaded."""
+    if is_array(path):
+        return read_array(path, ArrayFormat(SAMPLED, UNIT))
     if path.suffix == ".cnt":
         return mne.io.read_raw_cnt(path, data_format="int32", preload=True, verbose="error")
     return mne.io.read_raw(path, preload=True, verbose="error")

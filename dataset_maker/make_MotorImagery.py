@@ -1,0 +1,75 @@
+"""MotorImagery: the PhysioNet motor movement/imagery set (eegmmidb), imagined fists: the left or the right one?
+
+python dataset_maker/make_MotorImagery.py --raw_dir raw/eegmmidb --out_dir datasets/MotorImagery --download
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import errors
+from dataset.hdf5 import RATE
+from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, whole
+from dataset_maker.download import add_download_argument, fetch
+from dataset_maker.splits import split_subjects
+
+CUES = {"T1": 0, "T2": 1}
+LABELS = ("left", "right")
+RUNS = ("04", "08", "12")  # the others are rest, real movement, or both fists and both feet
+WINDOW = 4  # seconds from the cue
+UNUSABLE = ("S088", "S089", "S092", "S100")
+URL = "https://physionet.org/files/eegmmidb/1.0.0/"
+LAYOUT = "S001R04.edf S001R08.edf S001R12.edf ..., in folders or not"
+SHARES = {"val": 0.2, "test": 0.2, "train": 0.6}
+SPLIT_RULE = "by subject, 60/20/20"
+
+
+def cues(source, clean):
+    """The 4 s from each cue; other annotations are rest."""
+    starts = [(round(start * RATE), CUES[text]) for start, _, text in clean.events if text in CUES]
+    rows = [(start, start + WINDOW * RATE, label) for start, label in starts]
+    fitting = [row for row in rows if row[1] <= clean.eeg.shape[1]]
+    left = len(rows) - len(fitting)
+    return whole(source, clean, fitting, (f"{left} cues left out: the recording ends within {WINDOW} s",) * bool(left))
+
+
+def unused(subject, run) -> str:
+    """Why a recording is left out on purpose, empty for one that is used."""
+    if subject in UNUSABLE:
+        return f"subject {subject} was recorded at another rate or with other timings"
+    return "" if run in RUNS else f"run {run} is not of imagined left and right fists: {', '.join(RUNS)} are"
+
+
+def get_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser, notch=60.0)
+    add_download_argument(parser, URL)
+    return parser.parse_args(argv)
+
+
+def main(args):
+    if args.download:
+        fetch(args.download, args.raw_dir, rf"(S\d{{3}}/)?S\d{{3}}R({'|'.join(RUNS)})\.edf")
+    found, excluded = [], []
+    for path in find_files(args.raw_dir, [".edf"], LAYOUT):
+        name = re.fullmatch(r"(S\d{3})R(\d\d)\.edf", path.name)
+        if not name:
+            raise errors.UserError(f"{path} is not called {LAYOUT}; take it out of --raw_dir")
+        reason = unused(*name.groups())
+        if reason:
+            excluded.append((path, reason))
+        else:
+            found.append((path, name.group(1)))
+    if not found:
+        raise errors.UserError(f"--raw_dir {args.raw_dir} holds no usable run; expected {LAYOUT}")
+    splits = split_subjects([subject for _, subject in found], SHARES, args.seed)
+    sources = [Source(path, path.stem, subject, splits[subject]) for path, subject in found]
+    recipe = Recipe("MotorImagery", SPLIT_RULE, LABELS, cut=cues, reader={"min_seconds": WINDOW})
+    make(args, recipe, sources, excluded)
+
+
+if __name__ == "__main__":
+    errors.run(main, get_args)
