@@ -25,8 +25,9 @@ from dataset.labels import explain_labels
 from dataset.tasks import find_tasks
 from dataset.windows import open_tasks
 from errors import UserError
-from evaluation import Predictions, evaluate, report
-from metrics import primary_metric, score_metrics
+from evaluation.metrics import primary_metric, score_metrics
+from evaluation.results import report
+from evaluation.scoring import Predictions, evaluate
 from model.inputs import BANDS, RATE, SMALLEST, log_band_power
 from training.flags import natural
 from utils import start_run

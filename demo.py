@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import errors
-import figures
 from errors import UserError
+from evaluation import figures
 
 ROOT = Path(__file__).resolve().parent
 PASS = 0.9  # test balanced accuracy on the simulated task

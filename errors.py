@@ -3,9 +3,11 @@
 import contextlib
 import os
 import signal
+import stat
 import sys
 import threading
 import traceback
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -13,6 +15,13 @@ from tqdm import tqdm
 LOST_PROCESS = ("gloo/transport", "NCCL", "TCPStore", "waiting for clients")
 REQUEUE = 75  # exit status of a run that was told to stop: run the same command again, it goes on
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+NO_FILES = {  # opening a named pipe waits for ever, a device never ends
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFSOCK: "a socket",
+}
 TOLD = "told to stop: what was saved is whole, run the same command again"
 
 
@@ -27,6 +36,16 @@ class Stopped(SystemExit):
 def described(error: BaseException) -> str:
     """Type and message of an exception in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400].removesuffix(": ")
+
+
+def check_file(path) -> None:
+    """Raise UserError when `path` is there but no regular file, nor a link to one; a missing one is the opener's."""
+    try:
+        kind = stat.S_IFMT(Path(path).stat().st_mode)
+    except (OSError, ValueError):  # the opener says the same, in its own words
+        return
+    if kind in NO_FILES:
+        raise UserError(f"{path} is {NO_FILES[kind]}, expected a regular file")
 
 
 def run(main, get_args) -> None:

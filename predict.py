@@ -16,11 +16,11 @@ import numpy as np
 
 import errors
 from dataset.channels import load_aliases
-from dataset_maker.arrays import ARRAYS, add_array_arguments, array_format, is_nameless, stem_of
-from dataset_maker.preprocessing import SUFFIXES, load_recording
+from dataset_maker.machinery.arrays import ARRAYS, add_array_arguments, array_format, is_nameless, stem_of
+from dataset_maker.machinery.preprocessing import SUFFIXES, load_recording
 from errors import UserError
-from evaluation import ANSWERING, choose_scoring
-from inference import answer_table, ask, choose_channels, cut, load_model, summarize
+from evaluation.answers import ANSWERING, choose_scoring
+from evaluation.inference import answer_table, ask, choose_channels, cut, load_model, summarize
 from model.labram import Classifier
 from model.neurolm import NeuroLM
 from training.checkpoints import find_checkpoint

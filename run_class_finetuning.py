@@ -11,7 +11,6 @@ Keeps the epoch with the best validation AUROC (two classes) or Cohen's kappa (m
 the test set with it: results.json. Without --finetune the network is trained from scratch.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +24,10 @@ from dataset.checks import check_eeg
 from dataset.labels import follow_classes
 from dataset.tasks import Task
 from dataset.windows import class_names, describe_tasks, labelled_folder, labram_labelled_windows
-from evaluation import classify_windows, report
-from metrics import most_likely
+from evaluation.answers import classify_windows
+from evaluation.metrics import most_likely
+from evaluation.results import report, results_table
+from evaluation.validation import log_answers
 from model.labram import (
     CLASSIFIERS,
     Classifier,
@@ -36,84 +37,61 @@ from model.labram import (
     model_state,
     parameter_groups,
 )
-from results import results_table
-from training.agreement import CHANGEABLE
-from training.checkpoints import find_checkpoint, load_strictly, read_checkpoint
-from training.flags import minutes, natural, nonnegative, positive, share
+from model.weights import load_strictly, read_checkpoint
+from training.checkpoints import find_checkpoint
+from training.flags import (
+    add_labram_training_flags,
+    add_log_flags,
+    add_run_flags,
+    add_trust_flags,
+    make_parser,
+    nonnegative,
+    share,
+    switch,
+)
 from training.loading import Loader
 from training.provenance import describe_inputs, public_config
 from training.screening import screen
-from training.starting import begin_training
-from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
-from validation import log_answers
+from training.starting import begin_training, start_script
+from utils import learning_rates, make_optimizer
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
-    # data
+    parser = make_parser(__doc__)
+    flag = parser.add_argument_group("data").add_argument
     flag("--dataset", default="TUAB", help="name of a dataset folder under dataset_dir, or its path")
     flag("--dataset_dir", default="./", help="folder of dataset folders")
-    flag("--output_dir", default="./")
-    flag("--num_workers", type=natural, default=4, help="data workers of each process")
-    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
-    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
-    # model
-    flag("--model", choices=CLASSIFIERS, default="labram_base_patch200_200")
+    flag("--output_dir", default="./", help="where checkpoints, logs and results go")
+    add_trust_flags(flag)
+    flag = parser.add_argument_group("model").add_argument
+    flag("--model", choices=CLASSIFIERS, default="labram_base_patch200_200", help="size of the network")
     flag("--finetune", help="checkpoint of run_labram_pretraining.py or this script, or the released labram-base.pth")
     flag("--freeze_backbone", action=switch, default=False, help="train the last norm and the head only")
     flag("--qkv_bias", action=switch, default=True, help="released weights have none")
-    flag("--disable_qkv_bias", action="store_false", dest="qkv_bias")
+    flag("--disable_qkv_bias", action="store_false", dest="qkv_bias", help="the same as --no-qkv_bias")
     flag("--rel_pos_bias", action=switch, default=False, help="refused: LaBraM has no relative position bias")
-    flag("--disable_rel_pos_bias", action="store_false", dest="rel_pos_bias")
+    flag("--disable_rel_pos_bias", action="store_false", dest="rel_pos_bias", help="the same as --no-rel_pos_bias")
     flag("--abs_pos_emb", action=switch, default=True, help="LaBraM's positions are absolute")
     flag("--layer_scale_init_value", type=nonnegative, help="default: 0.1 (base), 1e-5 (large), 1e-6 (huge); 0: none")
     flag("--drop_path", type=share, default=0.1, help="stochastic depth of the last block; 0.2 for huge in the paper")
-    # training
-    flag("--epochs", type=positive, default=50)
-    flag("--warmup_epochs", type=natural, default=5)
-    flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
-    flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
-    flag("--batch_size", type=positive, default=64, help="windows of a process and micro-batch")
-    flag("--update_freq", type=positive, default=1, help="micro-batches of a step")
-    flag("--opt", choices=OPTIMIZERS, default="adamw")
-    flag("--opt_betas", type=share, nargs=2, default=(0.9, 0.999))
-    flag("--opt_eps", type=nonnegative, default=1e-8)
-    flag("--lr", type=nonnegative, default=5e-4)
-    flag("--min_lr", type=nonnegative, default=1e-6)
+    flag = add_labram_training_flags(
+        parser, epochs=50, warmup_epochs=5, batch_size=64, accumulation_flag="--update_freq", betas=(0.9, 0.999),
+        lr=5e-4, min_lr=1e-6, weight_decay=0.05,
+    )  # fmt: skip
     flag("--layer_decay", type=nonnegative, default=0.65, help="factor of the rate from a block to the one below")
-    flag("--weight_decay", type=nonnegative, default=0.05)
-    flag("--clip_grad", type=nonnegative, default=0.0, help="0: no clipping")
     flag("--smoothing", type=share, default=0.1, help="of the labels, with more than two classes")
     flag("--model_ema", action=switch, default=False, help="evaluate a moving average of the weights")
-    flag("--model_ema_decay", type=share, default=0.9999)
+    flag("--model_ema_decay", type=share, default=0.9999, help="of that average, a step")
     flag("--eval", action=switch, default=False, help="only test --finetune, or checkpoint-best.pth of output_dir")
-    # run
-    flag("--device", default="auto", help="auto, cpu, cuda, mps")
-    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
-    flag("--compile", action=switch, default=False)
-    flag("--seed", type=natural, default=0)
-    flag("--resume", action=switch, default=True, help="continue from checkpoint.pth in output_dir")
-    flag("--allow_changed", nargs="+", choices=CHANGEABLE, default=[], metavar="NAME", help="what may differ from the "
-         "run that is resumed: the names that it was refused for")  # fmt: skip
-    flag("--save_ckpt_freq", type=natural, default=5, help="keep a checkpoint every so many epochs")
-    flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
-    flag("--save_every_minutes", type=nonnegative, default=30)
-    flag("--save_every_steps", type=natural, default=0)
-    flag("--timeout_minutes", type=minutes, default=10.0, help="how long processes wait for one that hangs")
-    # log
+    add_run_flags(parser, seed=0, save_ckpt_freq=5)
+    flag = add_log_flags(parser, project="LaBraM", runname="finetuning")
     flag("--log_dir", help="folder for TensorBoard; default: none")
-    flag("--log_interval", type=positive, default=10)
-    flag("--wandb_log", action=switch, default=False)
-    flag("--wandb_project", default="LaBraM")
-    flag("--wandb_runname", default="finetuning")
-    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
     return parser.parse_args(argv)
 
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_run(args.device, args.dtype, args.seed, args.timeout_minutes)
+    run = start_script(args)
     output_dir = Path(args.output_dir, "overfit" if args.overfit_batches else "")
     if args.rel_pos_bias or not args.abs_pos_emb:
         raise errors.UserError("LaBraM has absolute positions only: leave out --rel_pos_bias and --no-abs_pos_emb")

@@ -11,7 +11,6 @@ Reads the unlabelled datasets under --dataset_dir, of any mixture of montages: w
 second. Writes checkpoint.pth, checkpoint-<epoch>.pth and log.txt to --output_dir.
 """
 
-import argparse
 from pathlib import Path
 
 import errors
@@ -24,78 +23,54 @@ import torch
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
 from dataset.windows import labram_pretraining_windows, pretraining_folders
+from evaluation.validation import draw_labram_window, log_codebook
 from model.labram import parameter_groups
 from model.vqnsp import TOKENIZERS, VQNSP
-from training.agreement import CHANGEABLE
-from training.flags import minutes, natural, nonnegative, positive, share
+from training.flags import (
+    add_labram_training_flags,
+    add_log_flags,
+    add_pretraining_data_flags,
+    add_run_flags,
+    make_parser,
+    natural,
+    positive,
+    share,
+    switch,
+)
 from training.loading import Loader, evaluation_loader
 from training.provenance import describe_inputs, public_config
 from training.screening import screen
-from training.starting import begin_training
-from utils import OPTIMIZERS, learning_rates, make_optimizer, start_run
-from validation import draw_labram_window, log_codebook
+from training.starting import begin_training, start_script
+from utils import learning_rates, make_optimizer
 
 STRIDE = 1  # seconds between windows
 LOSSES = ("commitment", "amplitude", "phase")
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
-    # data
-    flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
-    flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
-    flag("--output_dir", default="./")
-    flag("--num_workers", type=natural, default=4, help="data workers of each process")
-    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
-    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
-    # model
-    flag("--model", choices=TOKENIZERS, default="vqnsp_encoder_base_decoder_3x200x12")
+    parser = make_parser(__doc__)
+    flag = add_pretraining_data_flags(parser)
+    flag("--output_dir", default="./", help="where checkpoints and logs go")
+    flag = parser.add_argument_group("model").add_argument
+    flag("--model", choices=TOKENIZERS, default="vqnsp_encoder_base_decoder_3x200x12", help="encoder and decoder")
     flag("--codebook_n_emd", type=positive, default=8192, help="number of codes")
     flag("--codebook_emd_dim", type=positive, default=32, help="width of a code; 64 in the paper")
     flag("--ema_decay", type=share, default=0.99, help="of the codebook's moving averages")
-    flag("--quantize_kmeans_init", action=switch, default=False, help="place the codes by k-means on the first step")
+    flag("--quantize_kmeans_init", action=switch, default=False, help="place the codes by k-means on the first batch")
     flag("--revive_dead_codes", type=natural, default=0, help="re-seed codes idle for so many steps; 0: never")
-    # training
-    flag("--epochs", type=positive, default=100)
-    flag("--warmup_epochs", type=natural, default=10)
-    flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
-    flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
-    flag("--batch_size", type=positive, default=128, help="windows of a process and micro-batch")
-    flag("--gradient_accumulation_steps", type=positive, default=1)
-    flag("--opt", choices=OPTIMIZERS, default="adamw")
-    flag("--opt_betas", type=share, nargs=2, default=(0.9, 0.99))
-    flag("--opt_eps", type=nonnegative, default=1e-8)
-    flag("--lr", type=nonnegative, default=5e-5, help="for a global batch of 128 windows; it grows with the batch")
-    flag("--min_lr", type=nonnegative, default=1e-5)
-    flag("--weight_decay", type=nonnegative, default=1e-4)
-    flag("--clip_grad", type=nonnegative, default=0.0, help="0: no clipping")
-    # run
-    flag("--device", default="auto", help="auto, cpu, cuda, mps")
-    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
-    flag("--compile", action=switch, default=False)
-    flag("--seed", type=natural, default=0)
-    flag("--resume", action=switch, default=True, help="continue from checkpoint.pth in output_dir")
-    flag("--allow_changed", nargs="+", choices=CHANGEABLE, default=[], metavar="NAME", help="what may differ from the "
-         "run that is resumed: the names that it was refused for")  # fmt: skip
-    flag("--save_ckpt_freq", type=natural, default=20, help="keep a checkpoint every so many epochs")
-    flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
-    flag("--save_every_minutes", type=nonnegative, default=30)
-    flag("--save_every_steps", type=natural, default=0)
-    flag("--timeout_minutes", type=minutes, default=10.0, help="how long processes wait for one that hangs")
-    # log
+    add_labram_training_flags(
+        parser, epochs=100, warmup_epochs=10, batch_size=128, betas=(0.9, 0.99), lr=5e-5, min_lr=1e-5,
+        weight_decay=1e-4, lr_help="for a global batch of 128 windows; it grows with the batch",
+    )  # fmt: skip
+    add_run_flags(parser, seed=0, save_ckpt_freq=20)
+    flag = add_log_flags(parser, project="LaBraM", runname="VQNSP")
     flag("--log_dir", help="folder for TensorBoard; default: none")
-    flag("--log_interval", type=positive, default=10)
-    flag("--wandb_log", action=switch, default=False)
-    flag("--wandb_project", default="LaBraM")
-    flag("--wandb_runname", default="VQNSP")
-    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
     return parser.parse_args(argv)
 
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_run(args.device, args.dtype, args.seed, args.timeout_minutes)
+    run = start_script(args)
     output_dir = Path(args.output_dir, "overfit" if args.overfit_batches else "")
 
     # --------------------------------------------------------------------------------------------------------- data

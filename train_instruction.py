@@ -9,7 +9,6 @@ validation sets best, and answers the test sets with it. Writes <out_dir>/checkp
 results.json.
 """
 
-import argparse
 from pathlib import Path
 
 import errors
@@ -26,99 +25,72 @@ from dataset.tasks import find_tasks
 from dataset.text import load_tokenizer, open_text
 from dataset.windows import describe_tasks, open_tasks
 from errors import UserError
-from evaluation import ANSWERING, answer_tasks, report, results_table
-from features import cache_features
-from model.gpt import GPT, GPTConfig
-from model.neurolm import LM_SIZES, NeuroLM
+from evaluation.answers import ANSWERING, answer_tasks
+from evaluation.results import report, results_table
+from evaluation.validation import log_answers
+from model.gpt import GPTConfig
+from model.neurolm import NeuroLM
 from model.vq import VQ_Align
-from training.agreement import CHANGEABLE
-from training.checkpoints import find_checkpoint, read_checkpoint
-from training.flags import at_least, minutes, natural, nonnegative, positive, share
+from model.weights import read_checkpoint
+from training.checkpoints import find_checkpoint
+from training.feature_cache import cache_features
+from training.flags import (
+    add_language_model_flags,
+    add_log_flags,
+    add_neurolm_training_flags,
+    add_run_flags,
+    add_trust_flags,
+    make_parser,
+    positive,
+    share,
+    switch,
+)
 from training.loading import Loader, to_device
 from training.padding import QUESTION_TOKENS, choose_padding
 from training.provenance import describe_inputs
 from training.sampling import MIXINGS, Mixture, mixing_shares
 from training.screening import screen
-from training.starting import BEST, NEWEST, resumes, stage_folder, start_training
-from utils import start_run
-from validation import log_answers
+from training.starting import BEST, NEWEST, new_neurolm, resumes, stage_folder, start_script, start_training
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
-    # data
+    parser = make_parser(__doc__)
+    flag = parser.add_argument_group("data").add_argument
     flag("--dataset_dir", default="./", help="folder of the known tasks' dataset folders")
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: every known one under dataset_dir")
     flag("--text_dir", help="folder of train.bin; default: <out_dir>/text")
-    flag("--out_dir", default="./")
-    flag("--num_workers", type=natural, default=4, help="data workers of each process")
-    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
-    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
+    flag("--out_dir", default="./", help="where checkpoints/ and text/ are")
     flag("--cache_features", metavar="DIR", help="keep what the frozen tokenizer makes of the windows, for later runs")
-    # model
+    add_trust_flags(flag)
+    flag = parser.add_argument_group("model").add_argument
     flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: the one in out_dir")
     flag("--tokenizer_path", help="checkpoint of stage 1, read by --init_from gpt2 and scratch; default: in out_dir")
-    flag("--size", choices=LM_SIZES, default="B")
-    flag("--init_from", choices=["NeuroLM", "gpt2", "scratch"], default="NeuroLM", help="others skip the pre-training")
-    flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
-    flag("--standardize", action=switch, default=False, help="standardize the encoder's features; the paper does not. "
-         "With --init_from gpt2 and scratch; else as in stage 2")  # fmt: skip
-    flag("--band_power", action=switch, default=False, help="also give the language model each token's log band power, "
-         "standardized; likewise")  # fmt: skip
+    add_language_model_flags(flag, ("NeuroLM", "gpt2", "scratch"), "With --init_from gpt2, scratch; else as in stage 2")
     flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to 276 tokens, "
          "as officially; default: as in the stage before")  # fmt: skip
-    flag("--dropout", type=share, default=0.0)
-    # training
-    flag("--epochs", type=positive, default=5)
-    flag("--warmup_epochs", type=natural, default=1, help="read when --warmup_ratio gives no step")
-    flag("--warmup_ratio", type=share, default=0.1, help="warm-up as a share of all steps, rounded down")
-    flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
-    flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
+    flag = add_neurolm_training_flags(
+        parser, epochs=5, warmup_epochs=1, batch_flag="--eeg_batch_size", batch_size=64, text_batch_size=16,
+        learning_rate=5e-4, min_lr=5e-5, weight_decay=0.1, beta2=0.95, grad_clip=1.0,
+        most_tokens=GPTConfig.block_size + 1, lr_help="the paper takes 5e-5 for L, 2e-5 for XL",
+    )  # fmt: skip
+    flag("--warmup_ratio", type=share, default=0.1, help="warm-up as a share of all steps, rounded down; where that is "
+         "0, --warmup_epochs holds")  # fmt: skip
     flag("--mixing", choices=MIXINGS, default="proportional", help="share of each task in the batches")
     flag("--mixing_temperature", type=float, default=2.0, help="T of temperature: shares as windows ** (1 / T)")
     flag("--length_pool", type=positive, default=1, help="sort the windows of so many steps by length: less padding, "
          "but many steps are of one task; 1, as officially: each has the whole mixture")  # fmt: skip
-    flag("--eeg_batch_size", type=positive, default=64, help="EEG windows of a process and micro-batch")
-    flag("--text_batch_size", type=natural, default=16, help="text windows beside them; 0: no text")
-    flag("--gradient_accumulation_steps", type=positive, default=1)
-    flag("--block_size", type=at_least(2, GPTConfig.block_size + 1), default=1024, help="tokens of a text window")
-    flag("--learning_rate", type=nonnegative, default=5e-4, help="the paper takes 5e-5 for L, 2e-5 for XL")
-    flag("--min_lr", type=nonnegative, default=5e-5)
-    flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
-    flag("--weight_decay", type=nonnegative, default=0.1)
-    flag("--beta1", type=share, default=0.9)
-    flag("--beta2", type=share, default=0.95)
-    flag("--grad_clip", type=nonnegative, default=1.0, help="0: no clipping")
     flag("--eval_only", action=switch, default=False, help="answer the test sets with --NeuroLM_path or the best epoch")
     flag("--answer_by", choices=ANSWERING, default="score", help="most likely answer (per token where a task is not of "
          "the training and its answers differ in length), one way for all, or freely written")  # fmt: skip
-    # run
-    flag("--device", default="auto", help="auto, cpu, cuda, mps")
-    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
-    flag("--compile", action=switch, default=False)
+    flag = add_run_flags(parser, seed=1337, save_ckpt_freq=5)
     flag("--fsdp", action=switch, default=False, help="shard model and optimizer over the processes: for large sizes")
-    flag("--seed", type=natural, default=1337)
-    flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
-    flag("--allow_changed", nargs="+", choices=CHANGEABLE, default=[], metavar="NAME", help="what may differ from the "
-         "run that is resumed: the names that it was refused for")  # fmt: skip
-    flag("--save_ckpt_freq", type=natural, default=5, help="keep a checkpoint every so many epochs")
-    flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
-    flag("--save_every_minutes", type=nonnegative, default=30)
-    flag("--save_every_steps", type=natural, default=0)
-    flag("--timeout_minutes", type=minutes, default=10.0, help="how long processes wait for one that hangs")
-    # log
-    flag("--log_interval", type=positive, default=10)
-    flag("--wandb_log", action=switch, default=False)
-    flag("--wandb_project", default="NeuroLM")
-    flag("--wandb_runname", default="instruction")
-    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
+    add_log_flags(parser, project="NeuroLM", runname="instruction")
     return parser.parse_args(argv)
 
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_run(args.device, args.dtype, args.seed, args.timeout_minutes)
+    run = start_script(args)
     out_dir = stage_folder(args, f"instruction-{args.size}")
 
     if (args.standardize or args.band_power) and (args.eval_only or args.init_from == "NeuroLM"):
@@ -147,15 +119,7 @@ def main(args):
         default = Path("checkpoints", "VQ", NEWEST)
         path = find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", default)
         tokenizer = VQ_Align.load(path).VQ
-        gpt2 = None
-        if args.init_from == "gpt2" and LM_SIZES[args.size].gpt2 and not resumes(args, out_dir):
-            with run.main_first():
-                gpt2 = GPT.from_pretrained(args.gpt2_path or LM_SIZES[args.size].gpt2, args.dropout)
-        n_codes = tokenizer.quantize.n_codes
-        raw_model = NeuroLM.from_size(
-            args.size, tokenizer.encoder.config, n_codes, gpt2, args.dropout, args.standardize, args.band_power
-        )
-        raw_model.tokenizer.load_state_dict(tokenizer.encoder.state_dict())
+        raw_model = new_neurolm(args, tokenizer, run, out_dir)
     raw_model.to(run.device)
     newest = out_dir / NEWEST if resumes(args, out_dir) and not args.eval_only else None
     encoder = raw_model.tokenizer

@@ -8,7 +8,6 @@ GPT-2 learns to predict the code of each channel one second ahead, and goes on r
 stage 1 from --tokenizer_path; writes <out_dir>/checkpoints/NeuroLM-<size>/.
 """
 
-import argparse
 from pathlib import Path
 
 import errors
@@ -22,86 +21,52 @@ from dataset.batches import collate_prediction
 from dataset.checks import check_eeg
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
-from model.gpt import GPT, GPTConfig
-from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
+from model.gpt import GPTConfig
+from model.neurolm import TEXT_ROWS, NeuroLM
 from model.vq import VQ, VQ_Align
-from training.agreement import CHANGEABLE
 from training.checkpoints import find_checkpoint
-from training.flags import at_least, minutes, natural, nonnegative, positive, share
+from training.flags import (
+    add_language_model_flags,
+    add_log_flags,
+    add_neurolm_training_flags,
+    add_pretraining_data_flags,
+    add_run_flags,
+    make_parser,
+    switch,
+)
 from training.loading import Loader, evaluation_loader, to_device
 from training.padding import choose_padding
 from training.provenance import describe_inputs
 from training.screening import screen
-from training.starting import NEWEST, resumes, stage_folder, start_training
-from utils import start_run
+from training.starting import NEWEST, new_neurolm, resumes, stage_folder, start_script, start_training
 
 VALIDATION_TEXTS = 64  # windows of text in a validation
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
-    # data
-    flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
-    flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
+    parser = make_parser(__doc__)
+    flag = add_pretraining_data_flags(parser)
     flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
-    flag("--out_dir", default="./")
-    flag("--num_workers", type=natural, default=4, help="data workers of each process")
-    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
-    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
-    # model
+    flag("--out_dir", default="./", help="where checkpoints/ and text/ are")
+    flag = parser.add_argument_group("model").add_argument
     flag("--tokenizer_path", help="checkpoint of stage 1, as given or in out_dir; default: the one in out_dir")
-    flag("--size", choices=LM_SIZES, default="B")
-    flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the language model starts")
-    flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
-    flag("--standardize", action=switch, default=False, help="standardize the encoder's features; the paper does not")
-    flag("--band_power", action=switch, default=False, help="also give the language model each token's log band power, "
-         "standardized; the paper does not")  # fmt: skip
+    add_language_model_flags(flag, ("gpt2", "scratch"), "Stage 3 takes it over")
     flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to --block_size tokens, "
          "as officially; default: as in stage 1")  # fmt: skip
-    flag("--dropout", type=share, default=0.0)
-    # training
-    flag("--epochs", type=positive, default=20)
-    flag("--warmup_epochs", type=natural, default=2)
-    flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
-    flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
-    flag("--eeg_batch_size", type=positive, default=60, help="EEG windows of a process and micro-batch")
-    flag("--text_batch_size", type=natural, default=4, help="text windows beside them; 0: no text")
-    flag("--gradient_accumulation_steps", type=positive, default=1)
-    flag("--block_size", type=at_least(2, GPTConfig.block_size + 1), default=1024, help="tokens of a window, at most")
-    flag("--learning_rate", type=nonnegative, default=6e-4)
-    flag("--min_lr", type=nonnegative, default=6e-5)
-    flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
-    flag("--weight_decay", type=nonnegative, default=0.1)
-    flag("--beta1", type=share, default=0.9)
-    flag("--beta2", type=share, default=0.95)
-    flag("--grad_clip", type=nonnegative, default=1.0, help="0: no clipping")
-    # run
-    flag("--device", default="auto", help="auto, cpu, cuda, mps")
-    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
-    flag("--compile", action=switch, default=False)
+    add_neurolm_training_flags(
+        parser, epochs=20, warmup_epochs=2, batch_flag="--eeg_batch_size", batch_size=60, text_batch_size=4,
+        learning_rate=6e-4, min_lr=6e-5, weight_decay=0.1, beta2=0.95, grad_clip=1.0,
+        most_tokens=GPTConfig.block_size + 1,
+    )  # fmt: skip
+    flag = add_run_flags(parser, seed=1337, save_ckpt_freq=5)
     flag("--fsdp", action=switch, default=False, help="shard model and optimizer over the processes: for large sizes")
-    flag("--seed", type=natural, default=1337)
-    flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
-    flag("--allow_changed", nargs="+", choices=CHANGEABLE, default=[], metavar="NAME", help="what may differ from the "
-         "run that is resumed: the names that it was refused for")  # fmt: skip
-    flag("--save_ckpt_freq", type=natural, default=5, help="keep a checkpoint every so many epochs")
-    flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
-    flag("--save_every_minutes", type=nonnegative, default=30)
-    flag("--save_every_steps", type=natural, default=0)
-    flag("--timeout_minutes", type=minutes, default=10.0, help="how long processes wait for one that hangs")
-    # log
-    flag("--log_interval", type=positive, default=10)
-    flag("--wandb_log", action=switch, default=False)
-    flag("--wandb_project", default="NeuroLM")
-    flag("--wandb_runname", default="NeuroLM")
-    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
+    add_log_flags(parser, project="NeuroLM", runname="NeuroLM")
     return parser.parse_args(argv)
 
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_run(args.device, args.dtype, args.seed, args.timeout_minutes)
+    run = start_script(args)
     out_dir = stage_folder(args, f"NeuroLM-{args.size}")
 
     # --------------------------------------------------------------------------------------------------------- data
@@ -128,15 +93,7 @@ def main(args):
     tokenizer.to(run.device).eval().requires_grad_(False)
     newest = out_dir / NEWEST if resumes(args, out_dir) else None
     args.official_padding = choose_padding(tokenizer.encoder, args.official_padding, args.block_size, run, newest)
-    gpt2 = None
-    if args.init_from == "gpt2" and LM_SIZES[args.size].gpt2 and not resumes(args, out_dir):
-        with run.main_first():
-            gpt2 = GPT.from_pretrained(args.gpt2_path or LM_SIZES[args.size].gpt2, args.dropout)
-    raw_model = NeuroLM.from_size(
-        args.size, tokenizer.encoder.config, tokenizer.quantize.n_codes, gpt2, args.dropout, args.standardize,
-        args.band_power,
-    )  # fmt: skip
-    raw_model.tokenizer = tokenizer.encoder  # one encoder pass gives both the codes and the model's input
+    raw_model = new_neurolm(args, tokenizer, run, out_dir)  # which shares the encoder: one pass for input and codes
     raw_model.to(run.device)
     if (args.standardize or args.band_power) and not resumes(args, out_dir):
         raw_model.measure_features(loader.to_measure())

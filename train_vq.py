@@ -7,7 +7,6 @@ one node:   torchrun --nproc_per_node=8 train_vq.py --dataset_dir data --out_dir
 Reads the unlabelled datasets under --dataset_dir and text from <out_dir>/text; writes <out_dir>/checkpoints/VQ/.
 """
 
-import argparse
 from pathlib import Path
 
 import errors
@@ -21,79 +20,48 @@ from dataset.batches import collate_eeg
 from dataset.checks import check_eeg
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
-from model.gpt import GPT
-from model.neurolm import LM_SIZES
+from evaluation.validation import draw_neurolm_window, log_codebook
 from model.vq import VQ_SIZES, VQ_Align, reversal_weight
-from training.agreement import CHANGEABLE
-from training.flags import at_least, minutes, natural, nonnegative, positive, share
+from training.flags import (
+    add_log_flags,
+    add_neurolm_training_flags,
+    add_pretraining_data_flags,
+    add_run_flags,
+    make_parser,
+    natural,
+    switch,
+)
 from training.loading import Loader, evaluation_loader
 from training.padding import choose_padding
 from training.provenance import describe_inputs
 from training.screening import screen
-from training.starting import NEWEST, resumes, stage_folder, start_training
-from utils import start_run
-from validation import draw_neurolm_window, log_codebook
+from training.starting import NEWEST, load_gpt2, resumes, stage_folder, start_script, start_training
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
-    # data
-    flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
-    flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
+    parser = make_parser(__doc__)
+    flag = add_pretraining_data_flags(parser)
     flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
-    flag("--out_dir", default="./")
-    flag("--num_workers", type=natural, default=4, help="data workers of each process")
-    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
-    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
-    # model
-    flag("--size", choices=VQ_SIZES, default="B")
+    flag("--out_dir", default="./", help="where checkpoints/ and text/ are")
+    flag = parser.add_argument_group("model").add_argument
+    flag("--size", choices=VQ_SIZES, default="B", help="B, L and XL share one tokenizer")
     flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the text embedding comes from")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: gpt2")
     flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to --block_size tokens, "
          "as officially; default: no")  # fmt: skip
-    # training
-    flag("--epochs", type=positive, default=50)
-    flag("--warmup_epochs", type=natural, default=5)
-    flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
-    flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
-    flag("--batch_size", type=positive, default=64, help="EEG windows of a process and micro-batch")
-    flag("--text_batch_size", type=natural, default=16, help="text windows beside them; 0: no text")
-    flag("--gradient_accumulation_steps", type=positive, default=1)
-    flag("--block_size", type=at_least(2), default=1024, help="tokens of a window, at most")
-    flag("--learning_rate", type=nonnegative, default=5e-5)
-    flag("--min_lr", type=nonnegative, default=1e-5)
-    flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
-    flag("--weight_decay", type=nonnegative, default=1e-4)
-    flag("--beta1", type=share, default=0.9)
-    flag("--beta2", type=share, default=0.999)
-    flag("--grad_clip", type=nonnegative, default=0.0, help="0: no clipping")
+    flag = add_neurolm_training_flags(
+        parser, epochs=50, warmup_epochs=5, batch_size=64, text_batch_size=16, learning_rate=5e-5, min_lr=1e-5,
+        weight_decay=1e-4, beta2=0.999, grad_clip=0.0,
+    )  # fmt: skip
     flag("--revive_dead_codes", type=natural, default=0, help="re-seed codes idle for so many steps; 0: never")
-    # run
-    flag("--device", default="auto", help="auto, cpu, cuda, mps")
-    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
-    flag("--compile", action=switch, default=False)
-    flag("--seed", type=natural, default=1337)
-    flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in out_dir")
-    flag("--allow_changed", nargs="+", choices=CHANGEABLE, default=[], metavar="NAME", help="what may differ from the "
-         "run that is resumed: the names that it was refused for")  # fmt: skip
-    flag("--save_ckpt_freq", type=natural, default=10, help="keep a checkpoint every so many epochs")
-    flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
-    flag("--save_every_minutes", type=nonnegative, default=30)
-    flag("--save_every_steps", type=natural, default=0)
-    flag("--timeout_minutes", type=minutes, default=10.0, help="how long processes wait for one that hangs")
-    # log
-    flag("--log_interval", type=positive, default=10)
-    flag("--wandb_log", action=switch, default=False)
-    flag("--wandb_project", default="NeuroLM")
-    flag("--wandb_runname", default="VQ")
-    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
+    add_run_flags(parser, seed=1337, save_ckpt_freq=10)
+    add_log_flags(parser, project="NeuroLM", runname="VQ")
     return parser.parse_args(argv)
 
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_run(args.device, args.dtype, args.seed, args.timeout_minutes)
+    run = start_script(args)
     out_dir = stage_folder(args, "VQ")
 
     # --------------------------------------------------------------------------------------------------------- data
@@ -118,10 +86,8 @@ def main(args):
     quantizer.revive_after, quantizer.hold = args.revive_dead_codes, True  # all micro-batches are one step
     newest = out_dir / NEWEST if resumes(args, out_dir) else None
     args.official_padding = choose_padding(raw_model.VQ.encoder, args.official_padding, args.block_size, run, newest)
-    pretrained = LM_SIZES[args.size].gpt2 and args.init_from == "gpt2"
-    if pretrained and not resumes(args, out_dir):
-        with run.main_first():
-            gpt2 = GPT.from_pretrained(args.gpt2_path or "gpt2")  # the tokenizer of every size has GPT-2 B's width
+    gpt2 = load_gpt2(args, run, out_dir, "gpt2")  # the tokenizer of every size has GPT-2 B's width
+    if gpt2:
         raw_model.set_text_embedding(gpt2.transformer.wte.weight)
     raw_model.to(run.device)
 

@@ -22,7 +22,6 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from errors import UserError
-from watch import Watch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,7 +38,8 @@ class Run:
     device: torch.device
     dtype: torch.dtype
     seed: int
-    watch: Watch | None = None  # where there are several processes
+    patience: datetime.timedelta = datetime.timedelta(minutes=10)  # of what waits for all processes
+    watch: object = None  # hears of every arrival, where there are several processes
 
     @property
     def main(self) -> bool:
@@ -51,7 +51,7 @@ class Run:
     @cached_property
     def host_group(self):
         """A process group for values that live on the host: agreeing on them does not wait for the device."""
-        return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=self.watch.patience)
+        return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=self.patience)
 
     def arrive(self, step: int | None = None) -> None:
         """Tell the other processes that this one got further: at a step, or to where all of them meet."""
@@ -129,39 +129,39 @@ class Run:
             self.barrier()
 
 
-def start_run(device: str = "auto", dtype: str = "auto", seed: int = 1337, timeout_minutes: float = 10.0) -> Run:
+def start_run(device: str = "auto", dtype: str = "auto", seed: int = 1337, timeout_minutes: float = 10.0,
+              make_watch=None) -> Run:  # fmt: skip
     """Join torchrun's processes when there are any, choose device and precision, seed everything.
 
     device: auto, cpu, cuda, cuda:1, mps; dtype: auto, float32, bfloat16, float16; timeout_minutes: after which the
-    others end when a process hangs. Raises UserError for a device or a precision that this machine lacks.
+    others end when a process hangs; make_watch(rank, world_size, minutes, patience, attempt) says which one does.
+    Raises UserError for a device or a precision that this machine lacks.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
-    watch = None
+    # the watch knows the rank and speaks first; the collectives, which do not, end those that it leaves
+    patience, watch = datetime.timedelta(minutes=timeout_minutes + 1), None
     if world_size > 1 and not dist.is_initialized():
-        watch = _join("nccl" if chosen.type == "cuda" else "gloo", timeout_minutes)
+        # processes that torchrun starts anew find the addresses of the dead ones in the store: look elsewhere
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store, rank, world_size = next(rendezvous("env://", timeout=patience))
+        if make_watch:
+            watch = make_watch(rank, world_size, timeout_minutes, patience, attempt)
+            atexit.register(watch.leave)
+        _join("nccl" if chosen.type == "cuda" else "gloo", dist.PrefixStore(attempt, store), rank, world_size, patience)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     seed_everything(seed)
-    run = Run(rank, world_size, chosen, _dtype(dtype, chosen), seed, watch)
+    run = Run(rank, world_size, chosen, _dtype(dtype, chosen), seed, patience, watch)
     run.say(f"{world_size} process(es) on {chosen.type}, {str(run.dtype).removeprefix('torch.')}, seed {seed}")
     return run
 
 
-def _join(backend: str, timeout_minutes: float) -> Watch:
-    # the watch knows the rank and speaks first; the collectives, which do not, end those that it leaves
-    patience = datetime.timedelta(minutes=timeout_minutes + 1)
-    store, rank, world_size = next(rendezvous("env://", timeout=patience))
-    # processes that torchrun starts anew find the addresses of the dead ones in the store: look elsewhere
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    watch = Watch(rank, world_size, timeout_minutes, patience, attempt)
-    atexit.register(watch.leave)
-    store = dist.PrefixStore(attempt, store)
+def _join(backend: str, store, rank: int, world_size: int, patience: datetime.timedelta) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=patience)
     atexit.register(dist.destroy_process_group)
-    return watch
 
 
 def _device(name: str, local_rank: int) -> torch.device:

@@ -23,8 +23,8 @@ import errors
 from dataset.channels import TUH_CHANNELS
 from dataset.hdf5 import RATE
 from dataset.recordings import RecordingReader, open_dataset
-from dataset_maker.corpus import write_h5
-from dataset_maker.ledger import MANIFEST
+from dataset_maker.machinery.corpus import write_h5
+from dataset_maker.machinery.ledger import MANIFEST
 
 
 def make_dataset(folder, recordings, seconds, dtype, files=True) -> None:

@@ -9,8 +9,8 @@ import re
 
 import numpy as np
 
+from dataset.descriptions import read_yaml
 from errors import UserError
-from files import read_yaml
 
 STANDARD_1020 = tuple(
     """

@@ -8,8 +8,7 @@ import h5py
 import numpy as np
 
 from dataset.channels import canonical_name
-from errors import UserError
-from files import check_file
+from errors import UserError, check_file
 
 RATE = 200  # Hz, of everything that the models read
 TRIAL_WINDOW = 4  # seconds; SEED's files mark trials, its windows are 4 s long

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.channels import TUH_CHANNELS
-from errors import UserError
-from files import check_file
+from errors import UserError, check_file
 
 
 class _NotPlain(Exception):

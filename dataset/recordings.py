@@ -15,11 +15,11 @@ import h5py
 import numpy as np
 
 from dataset.channels import channel_rows
+from dataset.descriptions import check_name, read_yaml
 from dataset.hdf5 import MAX_SECONDS, RATE, known_channels, open_eeg, open_file, read_segments
 from dataset.pickles import load_sample
 from dataset.scan import scan_files
-from errors import UserError
-from files import check_file, check_name, read_yaml
+from errors import UserError, check_file
 
 SPLITS = ("train", "val", "test")
 _PICKLES = {".pkl", ".pickle"}

@@ -11,11 +11,11 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.descriptions import check_name, read_yaml
 from dataset.labels import match_labels
 from dataset.recordings import describe_dataset, find_datasets
 from dataset.text import END_TOKEN, SEP_TOKEN, load_tokenizer
 from errors import UserError
-from files import check_name, read_yaml
 
 BINARY_METRICS = ("balanced_accuracy", "auc_pr", "auroc", "accuracy")
 MULTICLASS_METRICS = ("balanced_accuracy", "kappa", "weighted_f1", "accuracy")

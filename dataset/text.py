@@ -17,8 +17,7 @@ import tiktoken
 import torch
 from tiktoken_ext import openai_public
 
-from errors import UserError
-from files import check_file
+from errors import UserError, check_file
 
 VOCAB = 50257  # GPT-2's tokens: ids 0 .. 50256
 END_TOKEN = 50256  # <|endoftext|>, ends a document and an answer

@@ -24,7 +24,7 @@ from dataset.amplitudes import find_problem
 from dataset.leaks import find_leaks, read_roster
 from dataset.recordings import SPLITS, RecordingReader, read_manifest, segments
 from dataset.verify import hash_file
-from dataset_maker.splits import HELD
+from dataset_maker.machinery.splits import HELD
 from errors import UserError
 from training.flags import positive
 

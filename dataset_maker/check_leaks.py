@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.leaks import find_leaks, read_roster
-from dataset_maker.splits import HELD
+from dataset_maker.machinery.splits import HELD
 
 SPLITS = ("train", *HELD)
 

@@ -18,9 +18,9 @@ import numpy as np
 
 import errors
 from dataset.hdf5 import RATE
-from dataset_maker.arrays import ArrayFormat, stem_of
-from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, whole
-from dataset_maker.splits import split_subjects
+from dataset_maker.machinery.arrays import ArrayFormat, stem_of
+from dataset_maker.machinery.corpus import Recipe, Source, add_arguments, find_files, make, whole
+from dataset_maker.machinery.splits import split_subjects
 
 CHANNELS = tuple("FP1 FP2 F3 F4 C3 C4 P3 P4 O1 O2 F7 F8 T7 T8 P7 P8 FZ CZ PZ".split())  # noqa: SIM905
 LABELS = ("control", "ADHD")  # C*, A*

@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.hdf5 import RATE
-from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, whole
-from dataset_maker.download import add_download_argument, fetch
-from files import check_file
+from dataset_maker.machinery.corpus import Recipe, Source, add_arguments, find_files, make, whole
+from dataset_maker.machinery.download import add_download_argument, fetch
+from errors import check_file
 
 CHANNELS = ("F4", "C4", "O2", "C3")
 ALIASES = {"F4-M1": "F4", "C4-M1": "C4", "O2-M1": "O2", "C3-M2": "C3"}

@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.hdf5 import RATE
-from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, whole
-from dataset_maker.download import add_download_argument, fetch
-from dataset_maker.splits import split_subjects
+from dataset_maker.machinery.corpus import Recipe, Source, add_arguments, find_files, make, whole
+from dataset_maker.machinery.download import add_download_argument, fetch
+from dataset_maker.machinery.splits import split_subjects
 
 CUES = {"T1": 0, "T2": 1}
 LABELS = ("left", "right")

@@ -11,7 +11,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.hdf5 import RATE
-from dataset_maker.corpus import Piece, Recipe, Source, add_arguments, find_files, make, recording_names, tiles
+from dataset_maker.machinery.corpus import (
+    Piece,
+    Recipe,
+    Source,
+    add_arguments,
+    find_files,
+    make,
+    recording_names,
+    tiles,
+)
 
 CHANNELS = tuple(
     """

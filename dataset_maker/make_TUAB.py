@@ -12,8 +12,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.channels import TUH_CHANNELS
 from dataset.hdf5 import RATE
-from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, recording_names, tiles, whole
-from dataset_maker.tuh import MAINS, folder_choice, patient_of, split_official
+from dataset_maker.machinery.corpus import (
+    Recipe,
+    Source,
+    add_arguments,
+    find_files,
+    make,
+    recording_names,
+    tiles,
+    whole,
+)
+from dataset_maker.machinery.tuh import MAINS, folder_choice, patient_of, split_official
 
 LABELS = ("normal", "abnormal")
 WINDOW = 10  # seconds

@@ -12,9 +12,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.channels import TUH_CHANNELS
 from dataset.hdf5 import RATE
-from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, inside, make, recording_names, whole
-from dataset_maker.tuh import MAINS, folder_choice, patient_of, split_official
-from files import check_file
+from dataset_maker.machinery.corpus import (
+    Recipe,
+    Source,
+    add_arguments,
+    find_files,
+    inside,
+    make,
+    recording_names,
+    whole,
+)
+from dataset_maker.machinery.tuh import MAINS, folder_choice, patient_of, split_official
+from errors import check_file
 
 LABELS = ("spsw", "gped", "pled", "eyem", "artf", "bckg")  # classes 1 to 6 of the .rec files
 AROUND, WINDOW = 2, 5  # seconds before an event of 1 s, and of the whole window

@@ -12,10 +12,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.channels import TUH_CHANNELS
 from dataset.hdf5 import RATE
-from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, inside, make, recording_names, tiles, whole
-from dataset_maker.splits import split_subjects
-from dataset_maker.tuh import MAINS, patient_of
-from files import check_file
+from dataset_maker.machinery.corpus import (
+    Recipe,
+    Source,
+    add_arguments,
+    find_files,
+    inside,
+    make,
+    recording_names,
+    tiles,
+    whole,
+)
+from dataset_maker.machinery.splits import split_subjects
+from dataset_maker.machinery.tuh import MAINS, patient_of
+from errors import check_file
 
 LABELS = ("bckg", "seiz", "slow")
 WINDOW = 10  # seconds

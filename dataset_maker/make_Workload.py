@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.hdf5 import RATE
-from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, tiles, whole
-from dataset_maker.download import add_download_argument, fetch
+from dataset_maker.machinery.corpus import Recipe, Source, add_arguments, find_files, make, tiles, whole
+from dataset_maker.machinery.download import add_download_argument, fetch
 
 CHANNELS = tuple("FP1 FP2 F3 F4 F7 F8 T3 T4 C3 C4 T5 T6 P3 P4 O1 O2 FZ CZ PZ".split())  # noqa: SIM905
 LABELS = ("rest", "arithmetic")  # SubjectNN_1, SubjectNN_2

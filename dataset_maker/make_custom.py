@@ -25,11 +25,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.channels import canonical_name, load_aliases
 from dataset.hdf5 import RATE
-from dataset_maker.arrays import ARRAYS, add_array_arguments, array_format, is_array, is_nameless
-from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, recording_names, tiles, whole
-from dataset_maker.preprocessing import SUFFIXES, annotation_texts
-from dataset_maker.splits import add_subject_argument, find_subject, split_subjects
-from files import check_file
+from dataset_maker.machinery.arrays import ARRAYS, add_array_arguments, array_format, is_array, is_nameless
+from dataset_maker.machinery.corpus import (
+    Recipe,
+    Source,
+    add_arguments,
+    find_files,
+    make,
+    recording_names,
+    tiles,
+    whole,
+)
+from dataset_maker.machinery.preprocessing import SUFFIXES, annotation_texts
+from dataset_maker.machinery.splits import add_subject_argument, find_subject, split_subjects
+from errors import check_file
 
 SPLITS = ("train", "val", "test")
 NOTHING = ("", "n/a")  # a cell that says nothing, in CSV or BIDS

@@ -11,9 +11,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
-from dataset_maker.corpus import Recipe, Source, add_arguments, find_files, make, recording_names
-from dataset_maker.splits import held_out, split_subjects
-from dataset_maker.tuh import MAINS, patient_of, reference_of
+from dataset_maker.machinery.corpus import Recipe, Source, add_arguments, find_files, make, recording_names
+from dataset_maker.machinery.splits import held_out, split_subjects
+from dataset_maker.machinery.tuh import MAINS, patient_of, reference_of
 
 TRIM_END = 10.0  # seconds cut off the end of each recording, as published
 SHORTEST = 10.0  # seconds that must be left

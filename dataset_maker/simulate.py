@@ -16,10 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
-from dataset_maker import simulate_custom as custom
-from dataset_maker import simulate_layouts as layouts
-from dataset_maker import simulate_tuh as tuh
-from dataset_maker.simulate_files import Corpus
+from dataset_maker.simulation import custom, layouts, tuh
+from dataset_maker.simulation.files import Corpus
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from errors import UserError
 from model.neural_transformer import TemporalConv, init_linear
-from training.checkpoints import build, load_strictly, plain_names
+from model.weights import build, load_strictly, plain_names
 
 MAX_SECONDS = 16  # rows of time_embed: the longest window
 MAX_CHANS = 128  # rows of pos_embed beside the class token's: the rows of the channel table that can be embedded

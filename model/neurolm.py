@@ -14,7 +14,7 @@ from errors import UserError
 from model.gpt import GPT, GPTConfig
 from model.inputs import BANDS, FeatureScale, log_band_power
 from model.neural_transformer import NeuralTransformer, NTConfig, init_linear
-from training.checkpoints import build, parts, plain_names, read_checkpoint, rows, settings
+from model.weights import build, parts, plain_names, read_checkpoint, rows, settings
 
 TEXT_ROWS = 50304  # of wte and lm_head; EEG code i is class 50304 + i
 ANSWER_IDS = 50257  # answers use the ids below: GPT-2's own vocabulary

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from errors import UserError
 from model.neural_transformer import PATCH_SIZE, NeuralTransformer, NTConfig, init_linear
 from model.quantizer import Quantizer
-from training.checkpoints import build, parts, plain_names, read_checkpoint, rows, settings
+from model.weights import build, parts, plain_names, read_checkpoint, rows, settings
 
 N_BINS = 100  # amplitude bins that the frequency decoder predicts: 0 to 99 Hz
 

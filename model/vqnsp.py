@@ -13,7 +13,7 @@ from model.labram import BACKBONES, Encoder, LaBraMConfig, model_state
 from model.neural_transformer import PATCH_SIZE
 from model.quantizer import Quantizer
 from model.vq import task_head, zscore
-from training.checkpoints import load_strictly, read_checkpoint
+from model.weights import load_strictly, read_checkpoint
 
 
 def _encoder(size: str, layers: int) -> LaBraMConfig:

@@ -10,7 +10,7 @@ from toy_eeg import write_toy
 import train_instruction
 import train_pretrain
 import train_vq
-from training.checkpoints import read_checkpoint
+from model.weights import read_checkpoint
 
 TASK = """
 name: Toy

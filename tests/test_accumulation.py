@@ -5,7 +5,7 @@ import stages
 import torch
 from processes import run_processes
 
-from training.checkpoints import read_checkpoint
+from model.weights import read_checkpoint
 
 
 def flags(eeg, text, accumulated):

@@ -7,7 +7,7 @@ import torch
 from dataset.batches import collate_eeg
 from dataset.tasks import TASKS, Task
 from dataset.text import END_TOKEN, VOCAB, load_tokenizer
-from evaluation import answer_tasks
+from evaluation.answers import answer_tasks
 from model.neural_transformer import NTConfig
 from model.neurolm import NeuroLM
 from utils import start_run

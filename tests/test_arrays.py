@@ -13,8 +13,8 @@ from raw_files import run_maker, table
 
 from dataset.recordings import RecordingReader, open_dataset, segments
 from dataset_maker import make_custom
-from dataset_maker.arrays import ArrayFormat, _unit, read_array
-from dataset_maker.preprocessing import load_recording
+from dataset_maker.machinery.arrays import ArrayFormat, _unit, read_array
+from dataset_maker.machinery.preprocessing import load_recording
 from errors import UserError
 
 NAMES, RATE = ("C3", "Cz", "EOG"), 250.0

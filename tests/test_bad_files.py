@@ -11,10 +11,11 @@ from raw_files import EEGMAT, run_maker, table, write_edf, write_workload
 from small_models import make_lm
 
 from dataset.tasks import TASKS
-from dataset_maker import make_custom, make_TUSL, make_Workload, preprocessing
-from dataset_maker.preprocessing import load_recording
+from dataset_maker import make_custom, make_TUSL, make_Workload
+from dataset_maker.machinery import preprocessing
+from dataset_maker.machinery.preprocessing import load_recording
 from errors import UserError
-from inference import load_model
+from evaluation.inference import load_model
 from model.neurolm import NeuroLM
 from training.checkpoints import check_progress, load_scaler, write_checkpoint
 from training.sharding import load_optimizer

@@ -12,16 +12,17 @@ from conftest import run_script
 from small_models import make_lm, make_vq
 
 from dataset.channels import load_aliases
+from dataset.descriptions import check_name
 from dataset.hdf5 import open_eeg, open_file, read_segments
 from dataset.recordings import describe_dataset, open_dataset
 from dataset.tasks import read_task
 from dataset.text import TextTokens
-from errors import UserError
-from files import check_file, check_name
+from errors import UserError, check_file
 from model.labram import CLASSIFIERS, Classifier
 from model.neurolm import NeuroLM
 from model.vq import VQ_Align
-from training.checkpoints import read_checkpoint, write_checkpoint
+from model.weights import read_checkpoint
+from training.checkpoints import write_checkpoint
 
 READ = """
 import resource, sys

@@ -14,8 +14,9 @@ from model.gpt import GPTConfig
 from model.neural_transformer import NTConfig
 from model.neurolm import NeuroLM
 from model.vq import VQ_Align
+from model.weights import read_checkpoint
 from training import checkpoints
-from training.checkpoints import find_checkpoint, read_checkpoint, write_checkpoint
+from training.checkpoints import find_checkpoint, write_checkpoint
 
 ENCODER = NTConfig(n_layer=1, n_head=2, n_embd=32)
 

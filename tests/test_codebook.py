@@ -10,7 +10,7 @@ from torch.testing import assert_close
 import run_vqnsp_training
 import train_vq
 from model.quantizer import Quantizer
-from training.checkpoints import read_checkpoint
+from model.weights import read_checkpoint
 
 CUTS = {"1x8": (1, 8, 1), "1x4x2": (1, 4, 2), "2x4": (2, 4, 1), "4x2": (4, 2, 1)}  # processes, batch, accumulated
 STATE = ("embedding.weight", "embedding.cluster_size", "embedding.initted", "cluster_size")

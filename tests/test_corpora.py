@@ -21,7 +21,7 @@ from dataset_maker import (
     prepare_TUH_pretrain,
 )
 from dataset_maker.simulate import simulate
-from dataset_maker.simulate_layouts import SEED_SECONDS
+from dataset_maker.simulation.layouts import SEED_SECONDS
 
 CUSTOM = ("--window", 4, "--classes", "left hand", "right hand")
 # maker, subjects and seconds of the corpus, more arguments, mains

@@ -17,8 +17,8 @@ from conftest import ROOT
 from processes import run_processes
 
 from model.quantizer import Quantizer
+from model.weights import read_checkpoint
 from training import throughput
-from training.checkpoints import read_checkpoint
 from training.trainer import REQUEUE, Trainer
 
 SAMPLES, TEXTS = 4, 4  # of a step, over all processes

@@ -8,7 +8,7 @@ import pytest
 from raw_files import contents, run_maker, table
 
 from dataset_maker import make_HMC, make_MotorImagery, make_Workload
-from dataset_maker.download import SUMS, fetch
+from dataset_maker.machinery.download import SUMS, fetch
 from dataset_maker.simulate import simulate
 from errors import UserError
 

@@ -8,9 +8,9 @@ from conftest import run_script
 from workload import evaluate_workload, make_predictions, make_windows
 
 from errors import UserError
-from evaluation import collect
-from metrics import score_metrics
-from results import results_table
+from evaluation.metrics import score_metrics
+from evaluation.results import results_table
+from evaluation.scoring import collect
 
 # Process r of w answers the windows r, r + w, ... of sets of 1, 2, 7 and 50, in batches of 1, 7 and 64, one of them
 # twice; rank 0 writes what was gathered.

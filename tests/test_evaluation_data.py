@@ -19,9 +19,10 @@ from dataset.checks import check_recordings
 from dataset.windows import Windows, labram_labelled_windows, open_dataset
 from dataset_maker import make_h5dataset_for_pretrain, make_Workload
 from errors import UserError
-from evaluation import classify_windows
+from evaluation.answers import classify_windows
 from model.labram import CLASSIFIERS, Classifier
-from training.checkpoints import read_checkpoint, write_checkpoint
+from model.weights import read_checkpoint
+from training.checkpoints import write_checkpoint
 from utils import start_run
 
 

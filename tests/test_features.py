@@ -10,15 +10,15 @@ import pytest
 import torch
 from toy_eeg import write_toy
 
-import features
 from dataset.batches import QuestionCollate, QuestionWindows, collate_eeg
 from dataset.tasks import Task
 from dataset.text import load_tokenizer
 from dataset.windows import open_tasks
 from errors import UserError
-from features import cache_features
 from model.neural_transformer import NTConfig
 from model.neurolm import NeuroLM
+from training import feature_cache
+from training.feature_cache import cache_features
 from utils import start_run
 
 TASK = Task("Toy", "Which rhythm is this?", ("slow", "fast"))
@@ -27,7 +27,7 @@ TASK = Task("Toy", "Which rhythm is this?", ("slow", "fast"))
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A model, windows of two montages of training and test, and `cache(...)`, which counts what it encodes."""
-    monkeypatch.setattr(features, "CHUNK", 4)
+    monkeypatch.setattr(feature_cache, "CHUNK", 4)
     folder = write_toy(tmp_path / "data" / "Toy", seconds=20, window=2, splits=(("train", 1), ("test", 1)))
     torch.manual_seed(0)
     model = NeuroLM.from_size("tiny", NTConfig(n_layer=1, n_head=2, n_embd=16), 8).eval()
@@ -129,6 +129,6 @@ def test_a_damaged_file_is_named(toy):
     cached, _ = toy.cache()
     path = sorted(toy.directory.glob("Toy-train-*/*.npy"))[0]
     path.write_bytes(path.read_bytes()[:100])
-    features._open_chunk.cache_clear()
+    feature_cache._open_chunk.cache_clear()
     with pytest.raises(UserError, match=r"features .*000000\.npy cannot be read .*delete this file and run again"):
         cached["train"][TASK][0]

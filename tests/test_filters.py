@@ -4,7 +4,7 @@ import mne
 import numpy as np
 import pytest
 
-from dataset_maker.filters import convolve, design, resample
+from dataset_maker.machinery.filters import convolve, design, resample
 
 
 @pytest.mark.parametrize("rate", [128.0, 160.0, 200.0, 250.0, 256.0, 257.0, 400.0, 500.0, 512.0, 1000.0, 2048.0])

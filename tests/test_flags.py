@@ -11,7 +11,7 @@ REQUIRED = {
     "run_vqnsp_training": ["--dataset_dir", "D"],
     "run_labram_pretraining": ["--dataset_dir", "D", "--tokenizer_weight", "vqnsp.pth"],
     "run_class_finetuning": ["--dataset", "TUAB"],
-    "evaluation": ["run"],
+    "evaluation.__main__": ["run"],
     **{script: ["--dataset_dir", "D"] for script in NEUROLM},
 }
 

@@ -16,8 +16,8 @@ from dataset.batches import collate_eeg
 from dataset.channels import PAD_ROW, STANDARD_1020, channel_rows
 from dataset.tasks import TASKS
 from dataset.text import load_tokenizer
+from dataset_maker.machinery.preprocessing import load_recording
 from dataset_maker.make_Workload import CHANNELS, LAST, STRIDE, WINDOW
-from dataset_maker.preprocessing import load_recording
 from model.gpt import GPTConfig
 from model.neural_transformer import NTConfig
 from model.neurolm import TEXT_ROWS, NeuroLM, clock_mask

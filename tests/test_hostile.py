@@ -10,8 +10,8 @@ from raw_files import write_edf
 from dataset import scan
 from dataset.pickles import load_sample
 from dataset.recordings import RecordingReader, open_dataset, segments
-from dataset_maker.corpus import write_h5
-from dataset_maker.preprocessing import load_recording
+from dataset_maker.machinery.corpus import write_h5
+from dataset_maker.machinery.preprocessing import load_recording
 from errors import UserError
 
 NAMES = ("FP1", "FP2", "CZ", "PZ")

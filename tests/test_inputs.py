@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from dataset.batches import collate_eeg
 from model.inputs import BANDS, SMALLEST, FeatureScale, log_band_power
 from model.neurolm import NeuroLM
-from training.checkpoints import read_checkpoint
+from model.weights import read_checkpoint
 
 
 @pytest.mark.parametrize("seconds", [1, 4, 7])

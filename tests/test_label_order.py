@@ -17,9 +17,10 @@ from dataset.labels import explain_labels, follow_classes, follow_tasks
 from dataset.tasks import TASKS, Task, read_task
 from dataset.windows import open_tasks
 from errors import UserError
-from inference import load_model
+from evaluation.inference import load_model
 from model.labram import Classifier
-from training.checkpoints import read_checkpoint, write_checkpoint
+from model.weights import read_checkpoint
+from training.checkpoints import write_checkpoint
 
 
 def reverse(folder, names) -> None:

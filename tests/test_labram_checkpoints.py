@@ -10,7 +10,7 @@ from errors import UserError
 from model.labram import Classifier, load_pretrained, model_state
 from model.labram_masked import MaskedModel
 from model.vqnsp import VQNSP
-from training.checkpoints import read_checkpoint
+from model.weights import read_checkpoint
 
 
 def released(model, path, **extra):

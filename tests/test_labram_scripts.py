@@ -11,7 +11,7 @@ import run_class_finetuning
 import run_labram_pretraining
 import run_vqnsp_training
 from errors import UserError
-from training.checkpoints import read_checkpoint
+from model.weights import read_checkpoint
 from training.trainer import Trainer
 
 TOKENIZER = ["--model", "vqnsp_encoder_tiny_decoder_1x100x2", "--codebook_n_emd", "64", "--codebook_emd_dim", "16"]

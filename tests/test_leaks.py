@@ -3,7 +3,8 @@
 import pytest
 from raw_files import run_maker, table
 
-from dataset_maker import check_leaks, make_TUAB, prepare_TUH_pretrain, tuh
+from dataset_maker import check_leaks, make_TUAB, prepare_TUH_pretrain
+from dataset_maker.machinery import tuh
 from dataset_maker.simulate import simulate
 from errors import UserError
 

@@ -13,9 +13,9 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from dataset.checks import check_eeg
 from errors import UserError
-from figures import plot_codebook_use, plot_confusion, plot_losses
+from evaluation.figures import plot_codebook_use, plot_confusion, plot_losses
+from model.weights import read_checkpoint
 from training import logger
-from training.checkpoints import read_checkpoint
 from training.provenance import describe_data
 from training.trainer import Trainer
 from utils import Run
@@ -111,7 +111,7 @@ def test_a_checkpoint_says_what_made_it(folder, corpus):
 
 
 def test_a_collapsed_codebook_warns_after_the_warm_up(corpus, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("validation.COLLAPSE", 0.9)
+    monkeypatch.setattr("evaluation.validation.COLLAPSE", 0.9)
     stages.train("vq", corpus, tmp_path)
     said = capsys.readouterr().out
     assert said.count("warning: the codebook has collapsed") == 1  # the first of two epochs is warm-up

@@ -15,7 +15,7 @@ from raw_files import EEGMAT, run_maker, table, write_edf, write_workload
 from dataset.hdf5 import RATE
 from dataset.recordings import RecordingReader, describe_dataset, open_dataset, segments
 from dataset_maker import make_h5dataset_for_pretrain, make_SEED, make_Workload
-from dataset_maker.preprocessing import load_recording
+from dataset_maker.machinery.preprocessing import load_recording
 from errors import UserError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from metrics import (
+from evaluation.metrics import (
     bootstrap_intervals,
     count_confusion,
     default_metrics,

@@ -19,11 +19,12 @@ import predict
 import train_instruction
 from dataset.batches import collate_eeg
 from dataset.channels import STANDARD_1020
-from dataset_maker.preprocessing import CleanEEG
+from dataset_maker.machinery.preprocessing import CleanEEG
 from errors import UserError
 from model.neural_transformer import NTConfig
 from model.neurolm import NeuroLM
-from training.checkpoints import read_checkpoint, write_checkpoint
+from model.weights import read_checkpoint
+from training.checkpoints import write_checkpoint
 from training.padding import QUESTION_TOKENS, choose_padding
 from utils import start_run
 

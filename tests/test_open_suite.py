@@ -10,7 +10,7 @@ from raw_files import run_maker, table
 from dataset.recordings import RecordingReader, describe_dataset, open_dataset, segments
 from dataset.tasks import TASKS, find_tasks
 from dataset_maker import make_ADHD, make_MotorImagery
-from dataset_maker.preprocessing import PLAUSIBLE
+from dataset_maker.machinery.preprocessing import PLAUSIBLE
 from dataset_maker.simulate import simulate
 from errors import UserError
 

@@ -15,8 +15,8 @@ import train_instruction
 import train_pretrain
 import train_vq
 from dataset_maker import make_h5dataset_for_pretrain, make_Workload, simulate
+from model.weights import read_checkpoint
 from text_dataset_maker import prepare
-from training.checkpoints import read_checkpoint
 
 pytestmark = pytest.mark.e2e
 

@@ -12,15 +12,16 @@ from dataset.batches import collate_eeg
 from dataset.tasks import TASKS, Task
 from dataset.windows import describe_tasks, open_tasks
 from dataset_maker import make_Workload
-from dataset_maker.preprocessing import CleanEEG
+from dataset_maker.machinery.preprocessing import CleanEEG
 from dataset_maker.simulate import simulate
 from errors import UserError
-from evaluation import answer_tasks, classify_windows
-from inference import answer_table, ask, choose_channels, cut, load_model, summarize
+from evaluation.answers import answer_tasks, classify_windows
+from evaluation.inference import answer_table, ask, choose_channels, cut, load_model, summarize
 from model.labram import CLASSIFIERS, Classifier
 from model.neural_transformer import NTConfig
 from model.neurolm import NeuroLM
-from training.checkpoints import read_checkpoint, write_checkpoint
+from model.weights import read_checkpoint
+from training.checkpoints import write_checkpoint
 from utils import start_run
 
 WORKLOAD = TASKS["Workload"]

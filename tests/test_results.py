@@ -8,11 +8,11 @@ import pytest
 from conftest import run_script
 from workload import evaluate_workload, make_predictions, make_windows
 
-import evaluation
 from errors import UserError
-from evaluation import Predictions, evaluate
-from metrics import score_metrics
-from results import COLUMNS, PUBLISHED, compare_runs, read_run, results_table, write_results
+from evaluation.__main__ import get_args, main
+from evaluation.metrics import score_metrics
+from evaluation.results import COLUMNS, PUBLISHED, compare_runs, read_run, results_table, write_results
+from evaluation.scoring import Predictions, evaluate
 
 
 def test_results_can_be_read_back_and_recomputed(tmp_path):
@@ -133,4 +133,4 @@ def test_runs_that_cannot_be_merged(tmp_path):
         ([one, "--published", tmp_path / "none.csv"], "none.csv cannot be read"),
     ):
         with pytest.raises(UserError, match=message):
-            evaluation.main(evaluation.get_args(list(map(str, flags))))
+            main(get_args(list(map(str, flags))))

@@ -11,7 +11,8 @@ import stages
 import torch
 
 from errors import UserError
-from training.checkpoints import Checkpoints, read_checkpoint, write_checkpoint
+from model.weights import read_checkpoint
+from training.checkpoints import Checkpoints, write_checkpoint
 from training.logger import Logger
 from training.trainer import REQUEUE, Trainer
 

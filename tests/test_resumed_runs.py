@@ -15,7 +15,8 @@ import run_class_finetuning
 import run_labram_pretraining
 import run_vqnsp_training
 from errors import UserError
-from training.checkpoints import read_checkpoint, write_checkpoint
+from model.weights import read_checkpoint
+from training.checkpoints import write_checkpoint
 
 STAGES = ["vq", "pretrain", "instruction"]
 SHORT = ("--gradient_accumulation_steps", 1, "--max_steps", 2)

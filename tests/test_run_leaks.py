@@ -17,7 +17,7 @@ import run_vqnsp_training
 from dataset.leaks import Roster, Row, find_leaks, read_roster
 from dataset_maker import check_leaks
 from errors import UserError
-from training.checkpoints import read_checkpoint
+from model.weights import read_checkpoint
 from training.screening import read_trained
 
 HELD = ("val", "test")

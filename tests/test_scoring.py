@@ -16,9 +16,9 @@ import train_instruction
 from dataset.batches import collate_eeg
 from dataset.tasks import TASKS, Task
 from dataset.text import load_tokenizer
-from dataset_maker.preprocessing import CleanEEG
-from evaluation import answer_tasks, choose_scoring
-from inference import load_model
+from dataset_maker.machinery.preprocessing import CleanEEG
+from evaluation.answers import answer_tasks, choose_scoring
+from evaluation.inference import load_model
 from model.neurolm import NeuroLM
 from model.vq import VQ_Align
 from training.checkpoints import write_checkpoint

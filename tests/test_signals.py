@@ -15,10 +15,10 @@ from conftest import ROOT
 
 import errors
 import train_instruction
-from features import CachedWindows
 from model.neurolm import NeuroLM
 from model.quantizer import Quantizer
-from training.checkpoints import read_checkpoint
+from model.weights import read_checkpoint
+from training.feature_cache import CachedWindows
 from training.loading import Loader
 from training.trainer import Trainer
 

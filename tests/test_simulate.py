@@ -16,10 +16,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import errors
-from dataset_maker.arrays import ArrayFormat, is_array, read_array
+from dataset_maker.machinery.arrays import ArrayFormat, is_array, read_array
 from dataset_maker.make_ADHD import SAMPLED, UNIT
 from dataset_maker.simulate import LAYOUTS, simulate
-from dataset_maker.simulate_layouts import EEGMAT, MONTAGES
+from dataset_maker.simulation.layouts import EEGMAT, MONTAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = (".edf", ".bdf", ".eeg", ".fdt", ".cnt", ".gz")

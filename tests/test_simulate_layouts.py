@@ -10,8 +10,8 @@ from test_simulate import across_subjects, read, windows
 
 import errors
 from dataset_maker.simulate import LAYOUTS, simulate
-from dataset_maker.simulate_layouts import CAP_32, EEGMAT, SEED_62
-from dataset_maker.simulate_tuh import CHANNELS, EVENTS
+from dataset_maker.simulation.layouts import CAP_32, EEGMAT, SEED_62
+from dataset_maker.simulation.tuh import CHANNELS, EVENTS
 
 SECONDS = {"SEED": 190, "TUEV": 60, "HMC": 210}
 UNREADABLE = ("truncated", "duplicate")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.checkpoints import Checkpoints, read_checkpoint
+from model.weights import read_checkpoint
+from training.checkpoints import Checkpoints
 from training.loading import Loader
 from training.logger import Logger
 from training.throughput import Throughput

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from evaluation import Predictions, evaluate
+from evaluation.scoring import Predictions, evaluate
 
 
 def make_windows():

@@ -22,8 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset.text import END_TOKEN, load_tokenizer
-from errors import UserError, run
-from files import check_file
+from errors import UserError, check_file, run
 
 PASSAGE = 4000  # characters, about 1000 tokens
 SMALL_VAL = 16384  # characters: a small text gives at least this to validation, or a tenth of itself

@@ -1,7 +1,15 @@
-"""What the numbers of a script's flags may be, checked when they are parsed."""
+"""The flags that scripts share, declared once and in groups, and what their numbers may be, checked when parsed.
+
+A script makes its parser here, adds the groups that it shares with others (data, model, training, run, log) and
+declares what is its own. Each function gives the `add_argument` of its group, so that a script can go on there.
+"""
 
 import argparse
 import math
+
+from model.neurolm import LM_SIZES
+from training.agreement import CHANGEABLE
+from utils import DTYPES, OPTIMIZERS
 
 
 def at_least(least, below=math.inf):
@@ -23,3 +31,121 @@ natural = at_least(0)
 nonnegative = at_least(0.0)
 share = at_least(0.0, below=1.0)
 minutes = at_least(0.01, below=1e5)
+switch = argparse.BooleanOptionalAction
+LR_HELP = "its largest value, after the warm-up"
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The docstring as it stands, and the default of every flag that has one."""
+
+    def _get_help_string(self, action):
+        said = action.help or ""
+        if action.default in (None, argparse.SUPPRESS) or action.required or "default" in said:
+            return said
+        return f"{said} (default: %(default)s)".strip()
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(description=doc, formatter_class=_Help)
+
+
+def add_pretraining_data_flags(parser):
+    """Group data, of the scripts that read datasets without labels."""
+    flag = parser.add_argument_group("data").add_argument
+    flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
+    flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
+    return add_trust_flags(flag)
+
+
+def add_trust_flags(flag):
+    """To the group data of every script."""
+    flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
+    flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
+    flag("--num_workers", type=natural, default=4, help="data workers of each process")
+    return flag
+
+
+def add_language_model_flags(flag, starts: tuple[str, ...], options: str):
+    """To the group model of the scripts that make a NeuroLM: where it starts, and `options`, what holds for them."""
+    flag("--size", choices=LM_SIZES, default="B", help="of the language model")
+    flag("--init_from", choices=starts, default=starts[0], help="where the language model starts")
+    flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
+    flag("--standardize", action=switch, default=False, help="standardize the encoder's features; the paper does not. "
+         + options)  # fmt: skip
+    flag("--band_power", action=switch, default=False, help="also give the language model each token's log band power, "
+         "standardized; the paper does not. " + options)  # fmt: skip
+    flag("--dropout", type=share, default=0.0, help="of the language model")
+    return flag
+
+
+def add_steps_flags(parser, *, epochs: int, warmup_epochs: int, batch_size: int, batch_flag: str = "--batch_size",
+                    accumulation_flag: str = "--gradient_accumulation_steps"):  # fmt: skip
+    """Group training: how many steps of which size."""
+    flag = parser.add_argument_group("training").add_argument
+    flag("--epochs", type=positive, default=epochs, help="passes over the training windows")
+    flag("--warmup_epochs", type=natural, default=warmup_epochs, help="of a learning rate that rises from 0")
+    flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
+    flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
+    flag(batch_flag, type=positive, default=batch_size, help="EEG windows of a process and micro-batch")
+    flag(accumulation_flag, type=positive, default=1, help="micro-batches of a step")
+    return flag
+
+
+def add_neurolm_training_flags(parser, *, text_batch_size: int, learning_rate: float, min_lr: float,
+                               weight_decay: float, beta2: float, grad_clip: float, most_tokens: float = math.inf,
+                               lr_help: str = LR_HELP, **steps):  # fmt: skip
+    """Group training, of the scripts of NeuroLM; steps: as in `add_steps_flags`."""
+    flag = add_steps_flags(parser, **steps)
+    flag("--text_batch_size", type=natural, default=text_batch_size, help="text windows beside them; 0: no text")
+    flag("--block_size", type=at_least(2, most_tokens), default=1024, help="tokens of a window, at most")
+    flag("--learning_rate", type=nonnegative, default=learning_rate, help=lr_help)
+    flag("--min_lr", type=nonnegative, default=min_lr, help="learning rate at the end of the cosine")
+    flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
+    flag("--weight_decay", type=nonnegative, default=weight_decay, help="of tensors with two and more dimensions")
+    flag("--beta1", type=share, default=0.9, help="of AdamW")
+    flag("--beta2", type=share, default=beta2, help="of AdamW")
+    flag("--grad_clip", type=nonnegative, default=grad_clip, help="largest norm of the gradient; 0: no clipping")
+    return flag
+
+
+def add_labram_training_flags(parser, *, betas: tuple[float, float], lr: float, min_lr: float, weight_decay: float,
+                              clip_grad: float = 0.0, lr_help: str = LR_HELP, **steps):  # fmt: skip
+    """Group training, of the scripts of LaBraM; steps: as in `add_steps_flags`."""
+    flag = add_steps_flags(parser, **steps)
+    flag("--opt", choices=OPTIMIZERS, default="adamw", help="optimizer")
+    flag("--opt_betas", type=share, nargs=2, default=betas, help="of the optimizer")
+    flag("--opt_eps", type=nonnegative, default=1e-8, help="of the optimizer")
+    flag("--lr", type=nonnegative, default=lr, help=lr_help)
+    flag("--min_lr", type=nonnegative, default=min_lr, help="learning rate at the end of the cosine")
+    flag("--weight_decay", type=nonnegative, default=weight_decay, help="of matrices, not of norms and embeddings")
+    flag("--clip_grad", type=nonnegative, default=clip_grad, help="largest norm of the gradient; 0: no clipping")
+    return flag
+
+
+def add_run_flags(parser, *, seed: int, save_ckpt_freq: int):
+    """Group run: on what it runs, how it resumes, what it keeps, what it checks."""
+    flag = parser.add_argument_group("run").add_argument
+    flag("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    flag("--dtype", choices=["auto", *DTYPES], default="auto", help="of the arithmetic; weights stay float32")
+    flag("--compile", action=switch, default=False, help="torch.compile")
+    flag("--seed", type=natural, default=seed, help="of weights, order of the data, and dropout")
+    flag("--resume", action=switch, default=True, help="continue from the newest checkpoint in the output folder")
+    flag("--allow_changed", nargs="+", choices=CHANGEABLE, default=[], metavar="NAME", help="what may differ from the "
+         "run that is resumed: the names that it was refused for")  # fmt: skip
+    flag("--save_ckpt_freq", type=natural, default=save_ckpt_freq, help="keep a checkpoint every so many epochs")
+    flag("--keep", type=natural, default=0, help="how many of those stay, 0: all")
+    flag("--save_every_minutes", type=nonnegative, default=30, help="save the newest state, 0: at the end of epochs")
+    flag("--save_every_steps", type=natural, default=0, help="likewise, counted in steps")
+    flag("--timeout_minutes", type=minutes, default=10.0, help="how long processes wait for one that hangs")
+    return flag
+
+
+def add_log_flags(parser, *, project: str, runname: str):
+    """Group log: how often, and to whom."""
+    flag = parser.add_argument_group("log").add_argument
+    flag("--log_interval", type=positive, default=10, help="steps from line to line")
+    flag("--wandb_log", action=switch, default=False, help="also log to Weights & Biases")
+    flag("--wandb_project", default=project, help="of W&B")
+    flag("--wandb_runname", default=runname, help="of W&B")
+    flag("--wandb_api_key", help="better: `wandb login`, or WANDB_API_KEY in the environment")
+    return flag

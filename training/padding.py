@@ -7,7 +7,7 @@ from pathlib import Path
 
 from errors import UserError
 from model.neural_transformer import NeuralTransformer, NTConfig
-from training.checkpoints import parts, read_checkpoint, settings
+from model.weights import parts, read_checkpoint, settings
 from utils import Run
 
 QUESTION_TOKENS = 276  # of a window in stage 3; stages 1 and 2 fill to --block_size

@@ -6,7 +6,7 @@ from dataset.checks import check_recordings
 from dataset.leaks import Roster, few, find_leaks, read_roster
 from dataset.verify import verify_files
 from errors import UserError
-from training.checkpoints import read_checkpoint
+from model.weights import read_checkpoint
 
 TRAINED_ON = "trained_on"  # the key of checkpoints
 FIELDS = {"dataset": str, "name": str, "corpus": str | None, "nameless": int, "subjects": str, "recordings": str}

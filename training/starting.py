@@ -3,18 +3,28 @@
 import copy
 from pathlib import Path
 
+from model.gpt import GPT
+from model.neurolm import LM_SIZES, NeuroLM
+from model.vq import VQ
+from model.weights import read_checkpoint
 from training.agreement import agree, history
-from training.checkpoints import Checkpoints, read_checkpoint
+from training.checkpoints import Checkpoints
 from training.loading import Loader
 from training.lock import hold_folder
 from training.logger import Logger
 from training.provenance import provenance, public_config
 from training.sharding import shard
 from training.trainer import Trainer
-from utils import Run, decay_groups, learning_rates, make_optimizer
+from training.watch import Watch
+from utils import Run, decay_groups, learning_rates, make_optimizer, start_run
 
 NEWEST = "ckpt.pt"  # the checkpoint that a run continues from
 BEST = "ckpt-best.pt"  # the model of the epoch with the best validation
+
+
+def start_script(args) -> Run:
+    """The run of a training script; where it has several processes they watch one another."""
+    return start_run(args.device, args.dtype, args.seed, args.timeout_minutes, Watch)
 
 
 def start_training(raw_model, run: Run, args, out_dir: Path, loader: Loader, *, steps: int, warmup_steps: int,
@@ -75,3 +85,23 @@ def stage_folder(args, name: str) -> Path:
 def resumes(args, out_dir: Path) -> bool:
     """Whether this run continues an earlier one."""
     return args.resume and (out_dir / NEWEST).is_file()
+
+
+def load_gpt2(args, run: Run, out_dir: Path, name: str, dropout: float = 0.0) -> GPT | None:
+    """GPT-2's weights, of --gpt2_path or else called `name` on the hub; None where --init_from or --size asks for
+    none, and where a checkpoint is about to replace them."""
+    if args.init_from != "gpt2" or not LM_SIZES[args.size].gpt2 or resumes(args, out_dir):
+        return None
+    with run.main_first():
+        return GPT.from_pretrained(args.gpt2_path or name, dropout)
+
+
+def new_neurolm(args, tokenizer: VQ, run: Run, out_dir: Path) -> NeuroLM:
+    """A NeuroLM of --size on the encoder of `tokenizer`, itself, that starts as --init_from says."""
+    gpt2 = load_gpt2(args, run, out_dir, LM_SIZES[args.size].gpt2, args.dropout)
+    model = NeuroLM.from_size(
+        args.size, tokenizer.encoder.config, tokenizer.quantize.n_codes, gpt2, args.dropout, args.standardize,
+        args.band_power,
+    )  # fmt: skip
+    model.tokenizer = tokenizer.encoder.requires_grad_(False).eval()
+    return model

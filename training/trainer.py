@@ -14,17 +14,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from errors import REQUEUE, hearing
-from training.checkpoints import (
-    CURE,
-    Checkpoints,
-    check_progress,
-    load_scaler,
-    load_strictly,
-    parts,
-    plain_names,
-    read_checkpoint,
-    write_checkpoint,
-)
+from model.weights import load_strictly, parts, plain_names, read_checkpoint
+from training.checkpoints import CURE, Checkpoints, check_progress, load_scaler, write_checkpoint
 from training.loading import Loader
 from training.logger import Logger
 from training.recorder import Recorder

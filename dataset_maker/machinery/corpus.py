@@ -27,9 +27,9 @@ from tqdm import tqdm
 
 from dataset.amplitudes import FLAT
 from dataset.hdf5 import RATE
-from dataset_maker.arrays import stem_of
-from dataset_maker.ledger import Ledger, describe
-from dataset_maker.preprocessing import CleanEEG, load_recording
+from dataset_maker.machinery.arrays import stem_of
+from dataset_maker.machinery.ledger import Ledger, describe
+from dataset_maker.machinery.preprocessing import CleanEEG, load_recording
 from errors import UserError, described
 
 CHUNK_SECONDS = 10  # of HDF5 chunks: measured best for random windows of 4 to 64 s

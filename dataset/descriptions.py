@@ -1,37 +1,14 @@
-"""Files that others give: only regular ones are opened, and YAML is read within bounds.
-
-Opening a named pipe waits for ever, a device never ends, and a few lines of YAML can name or nest more than a machine
-can hold.
-"""
-
-import stat
-from pathlib import Path
+"""YAML that others give, read within bounds: a few lines can name or nest more than a machine can hold. And names that
+become paths."""
 
 import yaml
 
-from errors import UserError
+from errors import UserError, check_file
 
 MAX_YAML_BYTES = 2**20
 MAX_DEPTH = 20  # of lists and mappings in each other
 MAX_SCALAR = 10_000  # characters of one text or number
 MAX_NAME = 200  # bytes of a name that becomes part of a file's: 255 fit, with what is added to it
-_KINDS = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFSOCK: "a socket",
-}
-
-
-def check_file(path) -> None:
-    """Raise UserError when `path` is there but no regular file, nor a link to one; a missing one is the opener's."""
-    try:
-        kind = stat.S_IFMT(Path(path).stat().st_mode)
-    except (OSError, ValueError):  # the opener says the same, in its own words
-        return
-    if kind in _KINDS:
-        raise UserError(f"{path} is {_KINDS[kind]}, expected a regular file")
 
 
 def check_name(name, where) -> None:

@@ -15,13 +15,13 @@ from dataset.channels import STANDARD_1020, channel_rows
 from dataset.labels import in_order, match_labels, trained_classes
 from dataset.tasks import Task, load_tasks, task_of
 from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
-from dataset_maker.preprocessing import CleanEEG
+from dataset_maker.machinery.preprocessing import CleanEEG
 from errors import UserError
-from evaluation import is_among, make_predict
-from metrics import most_likely
+from evaluation.answers import is_among, make_predict
+from evaluation.metrics import most_likely
 from model.labram import Classifier, class_probabilities
 from model.neurolm import NeuroLM
-from training.checkpoints import read_checkpoint
+from model.weights import read_checkpoint
 from training.loading import to_device
 
 

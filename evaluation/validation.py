@@ -9,7 +9,7 @@ from einops import rearrange
 
 from dataset.batches import collate_eeg, collate_montage
 from dataset.channels import STANDARD_1020
-from figures import plot_codebook_use, plot_confusion, plot_reconstruction
+from evaluation.figures import plot_codebook_use, plot_confusion, plot_reconstruction
 from model.quantizer import codebook_use
 from model.vq import reconstruction_targets, zscore
 from training.loading import to_device

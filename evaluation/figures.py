@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from errors import UserError
-from files import check_file
+from errors import UserError, check_file
 
 LOSSES = {"train/loss": {"color": "tab:blue", "lw": 1}, "val/loss": {"color": "tab:red", "marker": "o"}}
 ORIGINAL, MODEL = "0.35", "tab:red"  # colours of what was recorded and of what a model makes of it

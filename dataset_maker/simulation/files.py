@@ -14,7 +14,7 @@ import edfio
 import numpy as np
 import scipy.io
 
-from dataset_maker.simulate_signals import Subject, draw_subject, scalp_position
+from dataset_maker.simulation.signals import Subject, draw_subject, scalp_position
 
 START = datetime.datetime(2012, 3, 4, 10, 0, 0)  # every simulated recording starts here
 

@@ -2,7 +2,7 @@
 
 import re
 
-from dataset_maker.splits import split_subjects
+from dataset_maker.machinery.splits import split_subjects
 from errors import UserError
 
 MAINS = 60.0  # Hz; the official code takes 50 although the recordings are American

@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 
-from dataset_maker.simulate_files import Corpus, truncate, write_edf_in_volts
-from dataset_maker.simulate_layouts import CAP_32
-from dataset_maker.simulate_signals import blank, flatten, make_eeg
+from dataset_maker.simulation.files import Corpus, truncate, write_edf_in_volts
+from dataset_maker.simulation.layouts import CAP_32
+from dataset_maker.simulation.signals import blank, flatten, make_eeg
 
 LABELS = ("left hand", "right hand")
 FORMATS = ((".edf", 250), (".bdf", 256), (".vhdr", 500), (".set", 250))

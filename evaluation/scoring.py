@@ -1,33 +1,28 @@
-"""Evaluate a model on whole sets: gather every rank's answers, score them, write them, and compare runs.
+"""Predictions of all ranks to an Evaluation: gathered, each window once, and scored.
 
-A model is a function `predict(batch) -> (indices (B,), labels (B,), probabilities (B, A))`; `make_predict` gives that
-of a NeuroLM:
+A model is a function `predict(batch) -> (indices (B,), labels (B,), probabilities (B, A))`, see `evaluation.answers`:
     predictions = collect(predict, loader, len(windows))
     result = evaluate(predictions, windows.describe(), name="TUAB", split="test", answers=("No", "Yes"))
-    report(out_dir, [result], run, method="NeuroLM-B", seed=0)
-`python -m evaluation RUN...` puts the results of such runs, mean and standard deviation over those of a method, beside
-the published ones. n windows · A answers.
+n windows · A answers.
 """
 
-import argparse
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 import torch.distributed as dist
 
-import errors
-from dataset.batches import collate_eeg, collate_montage
-from dataset.text import END_TOKEN, load_tokenizer
 from errors import UserError
-from metrics import bootstrap_intervals, count_confusion, default_metrics, explain_labels, primary_metric, score_metrics
-from model.labram import class_probabilities
-from results import HARD, PUBLISHED, compare_runs, read_run, results_table, write_results
-from training.loading import evaluation_loader
-
-ANSWERING = ("score", "score_sum", "score_per_token", "generate")
+from evaluation.metrics import (
+    bootstrap_intervals,
+    count_confusion,
+    default_metrics,
+    explain_labels,
+    primary_metric,
+    score_metrics,
+)
+from evaluation.results import HARD
 
 
 class Predictions(NamedTuple):
@@ -162,121 +157,3 @@ def _score_recordings(recordings, predictions, names) -> dict[str, float]:
     return score_metrics(labels, means, sums.shape[1], names)
 
 
-def answer_tasks(model, windows, split, batch_size, run, num_workers=0, answer_by="score", trained=None):
-    """Let a NeuroLM answer the labelled windows of each task, {task: Windows} -> list of Evaluation; `answer_by` as in
-    `make_predict`; trained: a checkpoint's rows of the tasks that it has learnt, None: these. See `choose_scoring`."""
-    model.eval()
-    evaluations = []
-    for task, task_windows in windows.items():
-        batches = evaluation_loader(task_windows, batch_size, run, collate_eeg, num_workers)
-        way, said = choose_scoring(task, trained is None or is_among(task, trained), answer_by)
-        predictions = collect(make_predict(model, task, run, way), batches, len(task_windows))
-        about = {"name": task.name, "split": split, "answers": task.answers, "metrics": task.metrics}
-        evaluations.append(evaluate(predictions, task_windows.describe(), **about))
-        evaluations[-1].notes.extend([said] if said else [])
-    return evaluations
-
-
-def is_among(task, rows) -> bool:
-    """Whether a checkpoint's rows of tasks (of `describe_tasks`) have this question with these answers."""
-    known = [row for row in rows if isinstance(row, dict) and row.get("question") == task.question]
-    return any(row.get("answers") in (task.answers, list(task.answers)) for row in known)
-
-
-def choose_scoring(task, trained: bool, answer_by: str) -> tuple[str, str]:
-    """The way to answer a task (`answer_by` of `make_predict`), and a sentence where "score" becomes another one.
-
-    The sum of a long answer's log-likelihoods is lower for its length alone. A model trained on the task has learnt to
-    take that into account, so that the sum is its posterior; one that was never asked it has not: where the answers
-    then differ in their number of tokens, "score" is "score_per_token".
-    """
-    lengths = {len(option) for option in task.options(load_tokenizer())}
-    if answer_by != "score" or trained or len(lengths) == 1:
-        return answer_by, ""
-    return "score_per_token", (
-        f"not a task of the training, and its answers have {min(lengths)} to {max(lengths)} tokens: scored by their "
-        "log-likelihood per token (--answer_by score_sum: by its sum, which prefers short answers)"
-    )
-
-
-def classify_windows(model, windows, answers, *, name, split, batch_size, run, num_workers=0) -> Evaluation:
-    """Let a LaBraM classifier label the labelled windows (Windows) of one dataset."""
-    model.eval()
-
-    @torch.no_grad()
-    def predict(batch):
-        with run.autocast():
-            logits = model(batch["x"], batch["chans"])
-        return batch["index"], batch["label"], class_probabilities(logits)
-
-    batches = evaluation_loader(windows, batch_size, run, collate_montage, num_workers, windows.same_shape())
-    predictions = collect(predict, batches, len(windows))
-    return evaluate(predictions, windows.describe(), name=name, split=split, answers=answers)
-
-
-def make_predict(model, task, run, answer_by: str = "score"):
-    """The `predict` of a NeuroLM and a task, for `collect`.
-
-    answer_by: "score" and "score_sum" give each allowed answer the softmax of its log-likelihood (of its first token
-    where that tells the answers apart); "score_per_token" that of its mean over all tokens of the answer, its end
-    included; "generate" lets the model write, and parses what it wrote: probability 1 for one answer, 0 for all where
-    it wrote none of them.
-    """
-    tokenizer = load_tokenizer()
-    options = task.options(tokenizer)
-    prompt = torch.tensor(task.prompt(tokenizer), device=run.device)
-    per_token = answer_by == "score_per_token"
-
-    def ask(batch):
-        return batch | {"tokens": prompt.expand(len(batch["label"]), -1)}
-
-    def score(batch):
-        with run.autocast():
-            likelihoods = model.score_answers(ask(batch), options, whole=per_token or not task.first_tokens_differ)
-        likelihoods = likelihoods.double()
-        if per_token:
-            likelihoods = likelihoods / likelihoods.new_tensor([len(option) for option in options])
-        return batch["index"], batch["label"], likelihoods.softmax(-1)
-
-    def generate(batch):
-        with run.autocast():
-            written = model.generate(ask(batch), max(map(len, options)), END_TOKEN)
-        probabilities = torch.zeros(len(written), len(options))
-        for row, ids in enumerate(written.tolist()):
-            if min(ids) < 0:
-                probabilities[row] = torch.nan
-                continue
-            label = task.parse(tokenizer.decode(ids))
-            if label is not None:
-                probabilities[row, label] = 1
-        return batch["index"], batch["label"], probabilities
-
-    return generate if answer_by == "generate" else score
-
-
-def report(out_dir, evaluations, run, **about) -> None:
-    """Write the results and print their table, on the main process."""
-    if run.main:
-        path = write_results(out_dir, evaluations, **about)
-        print(f"\n{results_table(evaluations)}\nwritten to {path}")
-
-
-def get_args(argv=None):
-    parser = argparse.ArgumentParser(description="Merge the results of runs beside the published ones.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that hold a results.json, or such files")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--published", default=PUBLISHED, help="CSV of published results")
-    return parser.parse_args(argv)
-
-
-def main(args):
-    runs = [read_run(path) for path in args.runs]
-    try:
-        published = pd.read_csv(args.published)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--published {args.published} cannot be read: {error}") from error
-    print(compare_runs(runs, published, args.split))
-
-
-if __name__ == "__main__":
-    errors.run(main, get_args)

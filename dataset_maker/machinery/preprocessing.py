@@ -13,12 +13,11 @@ import numpy as np
 from dataset.amplitudes import PLAUSIBLE, QUIETEST, SPARSE, channel_medians, describe_loud, find_loud
 from dataset.channels import canonical_name
 from dataset.hdf5 import RATE
-from dataset_maker.arrays import is_array, read_array
-from dataset_maker.edf import check_edf
-from dataset_maker.filters import convolve, design, resample
-from dataset_maker.limits import bounded_memory
-from errors import UserError, described
-from files import check_file
+from dataset_maker.machinery.arrays import is_array, read_array
+from dataset_maker.machinery.edf import check_edf
+from dataset_maker.machinery.filters import convolve, design, resample
+from dataset_maker.machinery.limits import bounded_memory
+from errors import UserError, check_file, described
 
 LOW, HIGH = 0.1, 75.0  # Hz, the band of both papers
 SUFFIXES = (".cnt", ".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif")

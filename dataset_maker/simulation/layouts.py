@@ -4,8 +4,8 @@ import datetime
 
 import numpy as np
 
-from dataset_maker.simulate_files import START, Corpus, truncate, write_csv_gz, write_edf, write_edf_in_volts
-from dataset_maker.simulate_signals import STATES, blank, flatten, make_ecg, make_eeg, noise
+from dataset_maker.simulation.files import START, Corpus, truncate, write_csv_gz, write_edf, write_edf_in_volts
+from dataset_maker.simulation.signals import STATES, blank, flatten, make_ecg, make_eeg, noise
 
 EEGMAT = ("Fp1", "Fp2", "F3", "F4", "F7", "F8", "T3", "T4", "C3", "C4", "T5", "T6", "P3", "P4", "O1", "O2", "Fz", "Cz",
           "Pz")  # fmt: skip

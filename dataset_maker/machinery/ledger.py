@@ -12,10 +12,10 @@ from collections import Counter
 import mne
 import yaml
 
+from dataset.descriptions import read_yaml
 from dataset.hdf5 import RATE
-from dataset_maker.preprocessing import HIGH, LOW
+from dataset_maker.machinery.preprocessing import HIGH, LOW
 from errors import UserError
-from files import read_yaml
 
 VERSION = 2  # of what makers write; raised when the same raw file would give other bytes
 MANIFEST = ("recording", "split", "subject", "channels", "seconds", "windows", "windows_per_label", "sha256")

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from errors import UserError
-from files import check_file
-from metrics import primary_metric
+from errors import UserError, check_file
+from evaluation.metrics import primary_metric
 from training.logger import make_folder, replace_text
 
-PUBLISHED = Path(__file__).parent / "docs" / "published.csv"
+PUBLISHED = Path(__file__).parents[1] / "docs" / "published.csv"
 HARD = ("auc_pr_hard", "auroc_hard")  # of the answers alone, as NeuroLM's published ones are
 COLUMNS = {
     "balanced_accuracy": "BAcc",
@@ -164,3 +163,10 @@ def _refuse_twice(runs):
                 "each run once, and methods that differ other names"
             )
         seen[key] = item["path"]
+
+
+def report(out_dir, evaluations, run, **about) -> None:
+    """Write the results and print their table, on the main process."""
+    if run.main:
+        path = write_results(out_dir, evaluations, **about)
+        print(f"\n{results_table(evaluations)}\nwritten to {path}")

@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from dataset_maker.simulate_files import Corpus, truncate, write_edf_in_volts
-from dataset_maker.simulate_signals import STATES, TRANSIENTS, add_transient, flatten, make_ecg, make_eeg
+from dataset_maker.simulation.files import Corpus, truncate, write_edf_in_volts
+from dataset_maker.simulation.signals import STATES, TRANSIENTS, add_transient, flatten, make_ecg, make_eeg
 
 CHANNELS = ("FP1", "FP2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8", "T3", "T4", "T5", "T6", "A1",
             "A2", "FZ", "CZ", "PZ", "T1", "T2")  # fmt: skip
