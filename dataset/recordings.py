@@ -24,6 +24,7 @@ from files import check_file, check_name, read_yaml
 SPLITS = ("train", "val", "test")
 _PICKLES = {".pkl", ".pickle"}
 _SUFFIXES = {".h5", ".hdf5"} | _PICKLES
+MAX_LABELS = 1000  # of an official dataset, which names none
 _MANIFEST_COLUMNS = ("recording", "split", "subject", "channels", "seconds", "windows", "windows_per_label")
 
 
@@ -191,9 +192,10 @@ def segments(recording) -> np.ndarray:
     start, stop, label = rows.T
     if (start < 0).any() or (stop <= start).any() or (stop > recording.samples).any():
         raise UserError(f"{recording.path}: a labelled window lies outside its {recording.samples} samples")
-    labels = recording.labels if recording.labels is not None else np.inf
+    labels = recording.labels if recording.labels is not None else MAX_LABELS
     if (label < 0).any() or (label >= labels).any():
-        raise UserError(f"{recording.path}: labels {sorted(set(label.tolist()))}, but the dataset names {labels}")
+        found = sorted(set(label.tolist()))
+        raise UserError(f"{recording.path}: labels {[*found[:4], *found[4:][-1:]]}, but the dataset names {labels}")
     return rows
 
 

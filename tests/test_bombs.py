@@ -9,7 +9,7 @@ import pytest
 
 from dataset.channels import load_aliases
 from dataset.hdf5 import open_eeg, open_file, read_segments
-from dataset.recordings import describe_dataset, open_dataset
+from dataset.recordings import describe_dataset, open_dataset, segments
 from dataset.tasks import read_task
 from dataset.text import TextTokens
 from errors import UserError
@@ -64,6 +64,18 @@ def test_segments_that_lie_elsewhere_or_are_too_large(tmp_path, kind):
         SEGMENTS[kind](file)
     with open_file(tmp_path / "x.h5") as file, pytest.raises(UserError, match=r"x\.h5, group x: labelled windows"):
         read_segments(file, "x")
+
+
+def test_an_official_file_with_a_label_beyond_any_dataset(tmp_path):
+    """Its classes would be counted up to it."""
+    path = tmp_path / "T" / "train" / "x.h5"
+    path.parent.mkdir(parents=True)
+    write_recording(path)
+    with h5py.File(path, "a") as file:
+        file["x/segments"] = np.array([[0, 800, 2**40]])
+    (recording,) = open_dataset(tmp_path / "T", "train")
+    with pytest.raises(UserError, match=r"x\.h5: labels \[1099511627776\], but the dataset names 1000"):
+        segments(recording)
 
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
