@@ -73,7 +73,8 @@ def load_aliases(path) -> dict[str, str]:
     for written, target in content.items():
         name = canonical_name(target)
         if name is None:
-            raise UserError(f"channel aliases {path}: {written}: {target} is not a name of dataset/channels.py's table")
+            line = f"{written}: {target}"[:80]
+            raise UserError(f"channel aliases {path}: {line} is not a name of dataset/channels.py's table")
         aliases[" ".join(str(written).upper().split())] = name
     return aliases
 

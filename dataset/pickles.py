@@ -175,6 +175,6 @@ def load_sample(path) -> tuple[np.ndarray, tuple[str, ...], int | None]:
 
 def _whole_number(path, value) -> int:
     values = np.ravel(value) if isinstance(value, int | float | np.ndarray) else np.empty(0)
-    if values.size != 1 or values.dtype.kind not in "biuf" or not float(values[0]).is_integer():
+    if values.size != 1 or values.dtype.kind not in "biuf" or not abs(float(values[0])) < 2**31 or values[0] % 1:
         raise UserError(f"{path}: expected one whole number as label, found a {type(value).__name__}")
     return int(values[0])

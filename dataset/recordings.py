@@ -24,6 +24,7 @@ from errors import UserError, check_file
 SPLITS = ("train", "val", "test")
 _PICKLES = {".pkl", ".pickle"}
 _SUFFIXES = {".h5", ".hdf5"} | _PICKLES
+MAX_LABELS = 1000  # of an official dataset, which names none
 _MANIFEST_COLUMNS = ("recording", "split", "subject", "channels", "seconds", "windows", "windows_per_label")
 
 
@@ -199,9 +200,10 @@ def segments(recording) -> np.ndarray:
     start, stop, label = rows.T
     if (start < 0).any() or (stop <= start).any() or (stop > recording.samples).any():
         raise UserError(f"{recording.path}: a labelled window lies outside its {recording.samples} samples")
-    labels = recording.labels if recording.labels is not None else np.inf
+    labels = recording.labels if recording.labels is not None else MAX_LABELS
     if (label < 0).any() or (label >= labels).any():
-        raise UserError(f"{recording.path}: labels {sorted(set(label.tolist()))}, but the dataset names {labels}")
+        found = sorted(set(label.tolist()))
+        raise UserError(f"{recording.path}: labels {[*found[:4], *found[4:][-1:]]}, but the dataset names {labels}")
     if recording.group is not None:
         _check_shape(recording, channels, samples)
     if recording.counts:

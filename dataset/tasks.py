@@ -258,7 +258,7 @@ def _find_problem(fields: dict) -> str | None:
     known = [field.name for field in dataclasses.fields(Task)]
     for field in fields:
         if field not in known:
-            return f"{field}: is no field of a task; known are {', '.join(known)}"
+            return f"{field[:80]}: is no field of a task; known are {', '.join(known)}"
     for field in REQUIRED:
         if field not in fields:
             return f"{field}: is missing; add it"
@@ -267,12 +267,13 @@ def _find_problem(fields: dict) -> str | None:
             if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
                 return f"{field}: must be a list of texts, such as [first, second]"
         elif not isinstance(value, str) or not value.strip():
-            return f"{field}: must be a text, not {value!r}"
+            return f"{field}: must be a text, not {repr(value)[:80]}"
     for field in FLAGS:
         if fields.get(field, "true").casefold() not in TRUE + FALSE:
-            return f"{field}: must be true or false, not {fields[field]!r}"
+            return f"{field}: must be true or false, not {fields[field][:80]!r}"
     if not re.fullmatch(r"\w[\w.-]{,99}", fields["name"]):
-        return f"name: {fields['name']!r} must be 1 to 100 letters, digits, '_', '-' and '.': files are named after it"
+        name = fields["name"][:80]
+        return f"name: {name!r} must be 1 to 100 letters, digits, '_', '-' and '.': files are named after it"
     if len(fields.get("labels", fields["answers"])) != len(fields["answers"]):
         return "labels: must be as many as the answers, in their order"
     return _find_answer_problem(fields["answers"], fields.get("metrics", ()))

@@ -13,7 +13,7 @@ from model.labram import BACKBONES, Encoder, LaBraMConfig, model_state
 from model.neural_transformer import PATCH_SIZE
 from model.quantizer import Quantizer
 from model.vq import task_head, zscore
-from model.weights import load_strictly, read_checkpoint
+from model.weights import build, read_checkpoint
 
 
 def _encoder(size: str, layers: int) -> LaBraMConfig:
@@ -44,9 +44,8 @@ class VQNSP(nn.Module):
     @classmethod
     def load(cls, name: str, path, n_codes: int, code_dim: int) -> "VQNSP":
         """The tokenizer called `name` in TOKENIZERS with the weights of a released or own checkpoint, strictly."""
-        model = cls(*TOKENIZERS[name], n_codes=n_codes, code_dim=code_dim)
-        load_strictly(model, model_state(read_checkpoint(path)), str(path))
-        return model
+        state = model_state(read_checkpoint(path))
+        return build(lambda: cls(*TOKENIZERS[name], n_codes=n_codes, code_dim=code_dim), state, str(path))
 
     def encode(self, x, chans):
         """x (B, C, S, 200) in 100 uV; chans (B, C) -> codes (B, N, K), indices (B, N), squared distances (B, N)."""

@@ -1,24 +1,16 @@
 """One bad file stops only itself: in a maker it is its line in report.csv, elsewhere one line of error."""
 
 import os
-from dataclasses import asdict
 
 import numpy as np
 import pytest
-import torch
 from edfio import Edf, EdfAnnotation, EdfSignal
 from raw_files import EEGMAT, run_maker, table, write_edf, write_workload
-from small_models import make_lm
 
-from dataset.tasks import TASKS
 from dataset_maker import make_custom, make_TUSL, make_Workload
 from dataset_maker.machinery import preprocessing
 from dataset_maker.machinery.preprocessing import load_recording
 from errors import UserError
-from evaluation.inference import load_model
-from model.neurolm import NeuroLM
-from training.checkpoints import check_progress, load_scaler, write_checkpoint
-from training.sharding import load_optimizer
 
 NAMES = ("FP1", "FP2", "CZ", "PZ")
 FIXED = {"records": (236, 8), "seconds": (244, 8), "signals": (252, 4), "start": (184, 8)}
@@ -159,60 +151,3 @@ def test_bids_events(tmp_path):
     run_maker(make_custom, *argv, "--val_fraction", 0, "--test_fraction", 0, "--subject", r"sub-\d", status=3)
     (row,) = (row for row in table(tmp_path / "B" / "report.csv") if row["status"] == "refused")
     assert row["file"] == "sub-2/sub-2_eeg.edf" and "onset 'inf' is no time" in row["notes"]
-
-
-ROW = asdict(TASKS["TUAB"]) | {"dataset": None, "seconds": 4, "channels": ["C3"]}
-BAD_TASKS = {
-    "list": {"a": 1},
-    "row": [5],
-    "name": [ROW | {"name": "../../x"}],
-    "long": [ROW | {"name": "x" * 300}],
-    "kind": [ROW | {"name": ["x"]}],
-    "answers": [ROW | {"answers": "Yes"}],
-    "answer": [ROW | {"answers": [1, 2]}],
-    "metrics": [ROW | {"metrics": ["harm"]}],
-    "seconds": [ROW | {"seconds": "4"}],
-    "channels": [ROW | {"channels": None}],
-    "missing": [{"name": "x"}],
-}
-
-
-@pytest.mark.parametrize("kind", BAD_TASKS)
-def test_tasks_of_a_checkpoint(tmp_path, kind):
-    model = make_lm()
-    checkpoint = {"model": model.state_dict(), **model.config_args(), "tasks": BAD_TASKS[kind]}
-    write_checkpoint(checkpoint, tmp_path / "x.pt")
-    with pytest.raises(UserError, match=r"x\.pt"):
-        load_model(NeuroLM, tmp_path / "x.pt")
-
-
-GOOD = {"iter_num": 3, "epoch": 1, "best": 0.5, "recorded": {"sums": {"loss": 1.0}, "steps": 2}, "log_lines": 4}
-WRONG = [{"iter_num": "3"}, {"iter_num": -1}, {"epoch": None}, {"best": "x"}, {"validated": 1.5}, {"total_steps": "9"},
-         {"recorded": 5}, {"recorded": {"sums": {"loss": "x"}, "steps": 1}}, {"recorded": {"sums": {}}},
-         {"log_lines": [1]}, {"samples_per_step": 0}, {"steps_per_epoch": True}]  # fmt: skip
-
-
-def test_progress_of_a_run():
-    check_progress(GOOD, "x.pt")
-    for lost in ("iter_num", "epoch"):
-        with pytest.raises(UserError, match=rf"x\.pt: {lost} = None, expected int of a run: --no-resume"):
-            check_progress({name: value for name, value in GOOD.items() if name != lost}, "x.pt")
-    for change in WRONG:
-        with pytest.raises(UserError, match=r"x\.pt: .*--no-resume"):
-            check_progress(GOOD | change, "x.pt")
-
-
-def test_damaged_optimizers_and_scales():
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2, 3))])
-    good = optimizer.state_dict()
-    average = {"step": torch.tensor(1.0), "exp_avg": torch.ones(2, 3), "exp_avg_sq": torch.ones(2, 3)}
-    load_optimizer(optimizer, good | {"state": {0: average}}, "x.pt")
-    for change in ({"state": 5}, {"state": {7: average}}, {"state": {0: [1]}}, {"param_groups": 3},
-                   {"state": {0: average | {"exp_avg": torch.ones(3)}}}, {"param_groups": [{}]}):  # fmt: skip
-        with pytest.raises(UserError, match=r"x\.pt: its optimizer .*--no-resume"):
-            load_optimizer(optimizer, good | change, "x.pt")
-    scaler = torch.amp.GradScaler("cpu")
-    load_scaler(scaler, scaler.state_dict(), "x.pt")
-    for state in (5, {"scale": 1.0}, scaler.state_dict() | {"scale": "x"}):
-        with pytest.raises(UserError, match=r"x\.pt: scaler = .*--no-resume"):
-            load_scaler(scaler, state, "x.pt")

@@ -40,3 +40,11 @@ def test_pickles_that_are_not_samples(tmp_path, content, reason):
     (tmp_path / "bad.pkl").write_bytes(content)
     with pytest.raises(UserError, match=rf"bad\.pkl.*{reason}"):
         load_pickle(tmp_path / "bad.pkl")
+
+
+@pytest.mark.parametrize("label", [1e30, np.inf, np.nan, 2**40, np.float64(-1e300), 0.5])
+def test_labels_beyond_any_dataset(tmp_path, label):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps({"X": np.ones((2, 400)), "ch_names": ["C3", "C4"], "y": label}))
+    with pytest.raises(UserError, match=r"x\.pkl: expected one whole number as label"):
+        load_sample(path)

@@ -1,6 +1,7 @@
 """Text: GPT-2's tokens without a download, windows that follow from (seed, step, row), files that say what is wrong."""
 
 import importlib.util
+import os
 import pickle
 
 import numpy as np
@@ -122,3 +123,25 @@ def test_a_bad_file_is_named_with_the_cure(tmp_path, content, message):
         (tmp_path / "val.bin").write_bytes(content)
     with pytest.raises(UserError, match=message):
         open_text(tmp_path, "val", BLOCK)
+
+
+def test_every_id_is_looked_at_once(tmp_path, monkeypatch):
+    path, ids = tmp_path / "train.bin", np.zeros(100_000, dtype="<u2")
+    monkeypatch.setattr(text, "BLOCK", 1000)
+    ids[77_123] = VOCAB + 7
+    ids.tofile(path)
+    with pytest.raises(UserError, match=rf"train\.bin holds token {VOCAB + 7} at position 77123, beyond GPT-2's"):
+        TextTokens(path, 8)
+    ids[77_123] = VOCAB - 1
+    ids.tofile(path)
+    TextTokens(path, 8)
+    (note,) = (found for found in tmp_path.iterdir() if found != path)
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "BLOCK", None)  # looking would fail
+        TextTokens(path, 8)
+        with pytest.raises(TypeError):
+            os.utime(path, ns=(1, 1))
+            TextTokens(path, 8)
+    note.unlink()
+    monkeypatch.setattr(type(path), "write_text", lambda *_: (_ for _ in ()).throw(OSError("read-only")))
+    assert len(TextTokens(path, 8)) == 100_000 and os.listdir(tmp_path) == [path.name]
