@@ -168,6 +168,8 @@ def test_two_processes_make_the_steps_of_one(data, tokenizer, tmp_path, which):
     assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-4)
     one, two = (read_checkpoint(tmp_path / str(nproc) / "checkpoint.pth")["model"] for nproc in (1, 2))
     for name, value in one.items():
+        if name.startswith("student.patch_embed.conv") and name.endswith("bias"):
+            continue  # it starts at 0, and GroupNorm of one channel takes it away: Adam follows its rounding
         torch.testing.assert_close(two[name], value, rtol=1e-2, atol=1e-4, msg=name)
     name = "val/auroc" if which == 2 else "val/loss"
     first, second = (read_lines(tmp_path / str(nproc) / "log.txt")[-1][name] for nproc in (1, 2))
