@@ -7,8 +7,6 @@ that differences between them stay. Children took as long as they needed, which 
 MOST windows, spread evenly over the recording.
 """
 
-import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -18,9 +16,10 @@ import numpy as np
 
 import errors
 from dataset.hdf5 import RATE
-from dataset_maker.machinery.arrays import ArrayFormat, stem_of
-from dataset_maker.machinery.corpus import Recipe, Source, add_arguments, find_files, make, whole
-from dataset_maker.machinery.splits import split_subjects
+from dataset_maker.machinery.arrays import ArrayFormat
+from dataset_maker.machinery.corpus import Recipe, arguments, make, whole
+from dataset_maker.machinery.sources import Source, find_named
+from dataset_maker.machinery.splits import SHARES, split_subjects
 
 CHANNELS = tuple("FP1 FP2 F3 F4 C3 C4 P3 P4 O1 O2 F7 F8 T7 T8 P7 P8 FZ CZ PZ".split())  # noqa: SIM905
 LABELS = ("control", "ADHD")  # C*, A*
@@ -28,8 +27,8 @@ SAMPLED = 128.0  # Hz
 UNIT = 0.167  # uV: the median over 44 children is 90 raw after filtering, that of EEG about 15 uV
 WINDOW, MOST = 4, 20  # seconds; windows of a child
 LAYOUT = "A1.csv.gz ... (ADHD) and C1.csv.gz ... (control)"
-SHARES = {"val": 0.2, "test": 0.2, "train": 0.6}
 SPLIT_RULE = "by child, 60/20/20, both labels in each part"
+get_args = arguments(__doc__, 50.0)
 
 
 def spread(source, clean):
@@ -39,21 +38,11 @@ def spread(source, clean):
     return whole(source, clean, [(start, start + window, source.detail) for start in starts])
 
 
-def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, notch=50.0)
-    return parser.parse_args(argv)
-
-
 def main(args):
-    labels = {}
-    paths = find_files(args.raw_dir, [".csv.gz", ".csv"], LAYOUT)
-    for path in paths:
-        if not re.fullmatch(r"[AC]\d+", stem_of(path)):
-            raise errors.UserError(f"{path} is not called {LAYOUT}; take it out of --raw_dir")
-        labels[stem_of(path)] = int(stem_of(path).startswith("A"))
+    found = find_named(args.raw_dir, [".csv.gz", ".csv"], r"(([AC])\d+)(?i:\.csv(\.gz)?)", LAYOUT)
+    labels = {name[1]: LABELS.index("ADHD" if name[2] == "A" else "control") for name in found.values()}
     splits = split_subjects(labels, SHARES, args.seed, {child: {label} for child, label in labels.items()})
-    sources = [Source(path, child, child, splits[child], labels[child]) for path in paths for child in [stem_of(path)]]
+    sources = [Source(path, name[1], name[1], splits[name[1]], labels[name[1]]) for path, name in found.items()]
     reader = {"min_seconds": WINDOW, "array": ArrayFormat(SAMPLED, UNIT)}
     recipe = Recipe("ADHD", SPLIT_RULE, LABELS, CHANNELS, spread, reader, {"unit": UNIT, "windows": MOST})
     make(args, recipe, sources)

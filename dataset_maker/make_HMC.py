@@ -3,7 +3,6 @@
 python dataset_maker/make_HMC.py --raw_dir raw/hmc --out_dir datasets/HMC --download
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -12,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.hdf5 import RATE
-from dataset_maker.machinery.corpus import Recipe, Source, add_arguments, find_files, make, whole
-from dataset_maker.machinery.download import add_download_argument, fetch
-from errors import check_file
+from dataset_maker.machinery.corpus import Recipe, arguments, make, whole
+from dataset_maker.machinery.download import fetch
+from dataset_maker.machinery.sources import Source, find_files, read_labels
 
 CHANNELS = ("F4", "C4", "O2", "C3")
 ALIASES = {"F4-M1": "F4", "C4-M1": "C4", "O2-M1": "O2", "C3-M2": "C3"}
@@ -24,45 +23,23 @@ URL = "https://physionet.org/files/hmc-sleep-staging/1.1/"
 LAYOUT = "recordings/SN001.edf ... with SN001_sleepscoring.txt beside each"
 SHARES = {"train": 100 / 151, "val": 25 / 151}
 SPLIT_RULE = "sorted recordings, 100/25/26 of 151, as published"
+get_args = arguments(__doc__, 50.0, url=URL)
 
 
-def read_epochs(path) -> tuple[list[tuple[float, int]], int]:
-    """Scored epochs, found by their annotation among any other rows -> (start s, label) each; number of other stages.
-
-    Raises UserError when the scoring is missing or malformed.
-    """
-    epochs, others = [], 0
-    check_file(path)
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            stage = re.search(r"Sleep stage (\w+|\?)", line)
-            if not stage:
-                continue
-            if stage.group(1) not in LABELS:
-                others += 1
-                continue
-            epochs.append((float(line.split(",")[2]), LABELS.index(stage.group(1))))
-    except FileNotFoundError:
-        raise errors.UserError(f"without labels: no {path.name} beside it") from None
-    except (ValueError, IndexError, OSError) as error:
-        raise errors.UserError(f"{path.name}: a sleep stage without its onset in the third column: {error}") from None
-    return epochs, others
+def read_epoch(line) -> tuple[float, str] | None:
+    """A line of a scoring -> start s and stage of its epoch, None for other annotations. Raises ValueError."""
+    stage = re.search(r"Sleep stage (\w+|\?)", line)
+    return (float(line.split(",")[2]), stage[1]) if stage else None
 
 
 def windows(source, clean):
     """The scored epochs that lie in the recording."""
-    epochs, others = read_epochs(source.detail)
-    rows = [(round(start * RATE), round(start * RATE) + EPOCH * RATE, label) for start, label in epochs]
-    fitting = [row for row in rows if row[0] >= 0 and row[1] <= clean.eeg.shape[1]]
-    others += len(rows) - len(fitting)
-    return whole(source, clean, fitting, (f"{others} epochs of no stage or outside left out",) * bool(others))
-
-
-def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, notch=50.0)
-    add_download_argument(parser, URL)
-    return parser.parse_args(argv)
+    epochs = read_labels(source.detail, read_epoch, "a sleep stage with its onset in the third column")
+    rows = [(round(start * RATE), LABELS.index(stage)) for start, stage in epochs if stage in LABELS]
+    last = clean.eeg.shape[1] - EPOCH * RATE
+    rows = [(start, start + EPOCH * RATE, label) for start, label in rows if 0 <= start <= last]
+    others = len(epochs) - len(rows)
+    return whole(source, clean, rows, (f"{others} epochs of no stage or outside left out",) * bool(others))
 
 
 def main(args):

@@ -3,8 +3,6 @@
 python dataset_maker/make_MotorImagery.py --raw_dir raw/eegmmidb --out_dir datasets/MotorImagery --download
 """
 
-import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -12,9 +10,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.hdf5 import RATE
-from dataset_maker.machinery.corpus import Recipe, Source, add_arguments, find_files, make, whole
-from dataset_maker.machinery.download import add_download_argument, fetch
-from dataset_maker.machinery.splits import split_subjects
+from dataset_maker.machinery.corpus import Recipe, arguments, make, whole
+from dataset_maker.machinery.download import fetch
+from dataset_maker.machinery.sources import Source, find_named
+from dataset_maker.machinery.splits import SHARES, split_subjects
 
 CUES = {"T1": 0, "T2": 1}
 LABELS = ("left", "right")
@@ -23,8 +22,8 @@ WINDOW = 4  # seconds from the cue
 UNUSABLE = ("S088", "S089", "S092", "S100")
 URL = "https://physionet.org/files/eegmmidb/1.0.0/"
 LAYOUT = "S001R04.edf S001R08.edf S001R12.edf ..., in folders or not"
-SHARES = {"val": 0.2, "test": 0.2, "train": 0.6}
 SPLIT_RULE = "by subject, 60/20/20"
+get_args = arguments(__doc__, 60.0, url=URL)
 
 
 def cues(source, clean):
@@ -43,26 +42,16 @@ def unused(subject, run) -> str:
     return "" if run in RUNS else f"run {run} is not of imagined left and right fists: {', '.join(RUNS)} are"
 
 
-def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, notch=60.0)
-    add_download_argument(parser, URL)
-    return parser.parse_args(argv)
-
-
 def main(args):
     if args.download:
         fetch(args.download, args.raw_dir, rf"(S\d{{3}}/)?S\d{{3}}R({'|'.join(RUNS)})\.edf")
     found, excluded = [], []
-    for path in find_files(args.raw_dir, [".edf"], LAYOUT):
-        name = re.fullmatch(r"(S\d{3})R(\d\d)\.edf", path.name)
-        if not name:
-            raise errors.UserError(f"{path} is not called {LAYOUT}; take it out of --raw_dir")
+    for path, name in find_named(args.raw_dir, [".edf"], r"(S\d{3})R(\d\d)\.edf", LAYOUT).items():
         reason = unused(*name.groups())
         if reason:
             excluded.append((path, reason))
         else:
-            found.append((path, name.group(1)))
+            found.append((path, name[1]))
     if not found:
         raise errors.UserError(f"--raw_dir {args.raw_dir} holds no usable run; expected {LAYOUT}")
     splits = split_subjects([subject for _, subject in found], SHARES, args.seed)

@@ -3,7 +3,6 @@
 python dataset_maker/make_SEED.py --raw_dir raw/SEED_RAW_EEG --out_dir datasets/SEED
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -11,16 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.hdf5 import RATE
-from dataset_maker.machinery.corpus import (
-    Piece,
-    Recipe,
-    Source,
-    add_arguments,
-    find_files,
-    make,
-    recording_names,
-    tiles,
-)
+from dataset_maker.machinery.corpus import Piece, Recipe, arguments, make, tiles
+from dataset_maker.machinery.sources import find_files, list_sources
 
 CHANNELS = tuple(
     """
@@ -36,6 +27,7 @@ SPLITS = {"train": slice(0, 9), "val": slice(9, 12), "test": slice(12, 15)}
 WINDOW = 4  # seconds
 LAYOUT = "1_1.cnt ... 15_3.cnt, subject and session"
 SPLIT_RULE = "clips of each recording in time order, 9/3/3, as published"
+get_args = arguments(__doc__, 50.0)
 
 
 def clips(source, clean):
@@ -55,19 +47,11 @@ def clips(source, clean):
     return pieces
 
 
-def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, notch=50.0)
-    return parser.parse_args(argv)
-
-
 def main(args):
     paths = find_files(args.raw_dir, [".cnt"], LAYOUT)
-    sources = [
-        Source(path, name, path.stem.split("_")[0], "all")
-        for path, name in zip(paths, recording_names(paths, args.raw_dir), strict=True)
-    ]
+    subjects = [path.stem.split("_")[0] for path in paths]
     reader = {"data_format": "int32", "min_seconds": STARTS[12] + WINDOW}  # something of each split must be there
+    sources = list_sources(paths, args.raw_dir, subjects, ["all"] * len(paths))
     make(args, Recipe("SEED", SPLIT_RULE, LABELS, CHANNELS, clips, reader), sources)
 
 

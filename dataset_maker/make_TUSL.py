@@ -3,8 +3,8 @@
 python dataset_maker/make_TUSL.py --raw_dir raw/tusl --out_dir datasets/TUSL
 """
 
-import argparse
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -12,38 +12,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.channels import TUH_CHANNELS
 from dataset.hdf5 import RATE
-from dataset_maker.machinery.corpus import (
-    Recipe,
-    Source,
-    add_arguments,
-    find_files,
-    inside,
-    make,
-    recording_names,
-    tiles,
-    whole,
-)
-from dataset_maker.machinery.splits import split_subjects
+from dataset_maker.machinery.corpus import Recipe, arguments, inside, make, tiles, whole
+from dataset_maker.machinery.sources import find_files, list_sources, read_labels
+from dataset_maker.machinery.splits import SHARES, split_subjects
 from dataset_maker.machinery.tuh import MAINS, patient_of
-from errors import check_file
 
 LABELS = ("bckg", "seiz", "slow")
 WINDOW = 10  # seconds
 LAYOUT = "edf/**/*.edf with a .tse_agg beside each"
-SHARES = {"val": 0.2, "test": 0.2, "train": 0.6}
 SPLIT_RULE = "by subject, 60/20/20, seeded, each class in each split"
+get_args = arguments(__doc__, MAINS)
 
 
 def read_events(path) -> list[tuple[float, float, str]]:
     """Rows of a .tse_agg file: start s, stop s, class. Raises UserError when it is missing or malformed."""
-    check_file(path)
-    try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
-        return [(float(line[0]), float(line[1]), line[2]) for line in lines if line and line[0] != "version"]
-    except FileNotFoundError:
-        raise errors.UserError(f"without labels: no {path.name} beside it") from None
-    except (ValueError, IndexError, OSError) as error:
-        raise errors.UserError(f"{path.name} is not lines of 'start stop class probability': {error}") from None
+
+    def parse(line):
+        words = line.split()
+        return (float(words[0]), float(words[1]), words[2]) if words and words[0] != "version" else None
+
+    return read_labels(path, parse, "'start stop class probability'")
 
 
 def windows(source, clean):
@@ -61,27 +49,19 @@ def windows(source, clean):
 
 def labels_of(path) -> set[str]:
     try:
-        return {label for *_, label in read_events(path.with_suffix(".tse_agg"))} & set(LABELS)
+        return {label for *_, label in read_events(path)} & set(LABELS)
     except errors.UserError:  # the same error refuses the file when its turn comes
         return set()
 
 
-def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, notch=MAINS)
-    return parser.parse_args(argv)
-
-
 def main(args):
     paths = find_files(args.raw_dir, [".edf"], LAYOUT)
-    labels = {}
-    for path in paths:
-        labels[patient_of(path)] = labels.get(patient_of(path), set()) | labels_of(path)
+    subjects, events = [patient_of(path) for path in paths], [path.with_suffix(".tse_agg") for path in paths]
+    labels = defaultdict(set)
+    for subject, path in zip(subjects, events, strict=True):
+        labels[subject] |= labels_of(path)
     splits = split_subjects(labels, SHARES, args.seed, labels)
-    sources = [
-        Source(path, name, patient_of(path), splits[patient_of(path)], path.with_suffix(".tse_agg"))
-        for path, name in zip(paths, recording_names(paths, args.raw_dir), strict=True)
-    ]
+    sources = list_sources(paths, args.raw_dir, subjects, map(splits.get, subjects), events)
     make(args, Recipe("TUSL", SPLIT_RULE, LABELS, TUH_CHANNELS, windows, reader={"min_seconds": WINDOW}), sources)
 
 

@@ -3,8 +3,6 @@
 python dataset_maker/make_Workload.py --raw_dir raw/eegmat --out_dir datasets/Workload --download
 """
 
-import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -12,8 +10,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.hdf5 import RATE
-from dataset_maker.machinery.corpus import Recipe, Source, add_arguments, find_files, make, tiles, whole
-from dataset_maker.machinery.download import add_download_argument, fetch
+from dataset_maker.machinery.corpus import Recipe, arguments, make, tiles, whole
+from dataset_maker.machinery.download import fetch
+from dataset_maker.machinery.sources import Source, find_named
 
 CHANNELS = tuple("FP1 FP2 F3 F4 F7 F8 T3 T4 C3 C4 T5 T6 P3 P4 O1 O2 FZ CZ PZ".split())  # noqa: SIM905
 LABELS = ("rest", "arithmetic")  # SubjectNN_1, SubjectNN_2
@@ -24,6 +23,7 @@ URL = "https://physionet.org/files/eegmat/1.0.0/"
 CHECKSUMS = "8f55c11e06d7672ecd982ba1a14f417b862e52ec5989689c1f46ae5253b776f5"
 LAYOUT = "SubjectNN_1.edf (rest) and SubjectNN_2.edf (arithmetic)"
 SPLIT_RULE = "subjects 00-25 train, 26-30 val, 31 and later test, as published"
+get_args = arguments(__doc__, 50.0, url=URL)
 
 
 def split_of(subject: int) -> str:
@@ -36,21 +36,11 @@ def last_minute(source, clean):
     return whole(source, clean, tiles(stop - LAST * RATE, stop, source.detail, WINDOW * RATE, STRIDE * RATE))
 
 
-def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, notch=50.0)
-    add_download_argument(parser, URL)
-    return parser.parse_args(argv)
-
-
 def main(args):
     if args.download:
         fetch(args.download, args.raw_dir, RECORDINGS, CHECKSUMS)
     sources = []
-    for path in find_files(args.raw_dir, [".edf"], LAYOUT):
-        name = re.fullmatch(RECORDINGS, path.name)
-        if not name:
-            raise errors.UserError(f"{path} is not called {LAYOUT}; take it out of --raw_dir")
+    for path, name in find_named(args.raw_dir, [".edf"], RECORDINGS, LAYOUT).items():
         subject, run = name.groups()
         sources.append(Source(path, path.stem, f"Subject{subject}", split_of(int(subject)), detail=int(run) - 1))
     recipe = Recipe("Workload", SPLIT_RULE, LABELS, CHANNELS, last_minute, reader={"min_seconds": LAST})

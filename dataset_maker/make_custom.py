@@ -13,7 +13,6 @@ labelled stretch; a mark without duration gives one window. Arrays (.csv .csv.gz
 names the channels of those that hold no names, all of them in order.
 """
 
-import argparse
 import csv
 import math
 import sys
@@ -26,17 +25,9 @@ import errors
 from dataset.channels import canonical_name, load_aliases
 from dataset.hdf5 import RATE
 from dataset_maker.machinery.arrays import ARRAYS, add_array_arguments, array_format, is_array, is_nameless
-from dataset_maker.machinery.corpus import (
-    Recipe,
-    Source,
-    add_arguments,
-    find_files,
-    make,
-    recording_names,
-    tiles,
-    whole,
-)
+from dataset_maker.machinery.corpus import Recipe, arguments, make, tiles, whole
 from dataset_maker.machinery.preprocessing import SUFFIXES, annotation_texts
+from dataset_maker.machinery.sources import find_files, list_sources
 from dataset_maker.machinery.splits import add_subject_argument, find_subject, split_subjects
 from errors import check_file
 
@@ -162,9 +153,7 @@ def choose_classes(args, files) -> dict[str, str]:
     return {text: text for text in sorted(texts)}
 
 
-def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, notch=50.0)
+def add_flags(parser):
     labels = parser.add_mutually_exclusive_group(required=True)
     labels.add_argument("--labels", type=Path, help="CSV of file, start, stop, label")
     labels.add_argument("--from_annotations", action="store_true", help="labels are annotations inside the files")
@@ -179,7 +168,9 @@ def get_args(argv=None):
     parser.add_argument("--val_fraction", type=float, default=0.2, help="share of the subjects")
     parser.add_argument("--test_fraction", type=float, default=0.2, help="share of the subjects")
     add_subject_argument(parser)
-    return parser.parse_args(argv)
+
+
+get_args = arguments(__doc__, 50.0, add_flags)
 
 
 def main(args):
@@ -196,28 +187,30 @@ def main(args):
     else:
         files = {path: Labels(stretches=None) for path in find_files(args.raw_dir, SUFFIXES, "recordings")}
     classes = choose_classes(args, files)
-    subjects = {path: known.subject or find_subject(path, args.raw_dir, args.subject) for path, known in files.items()}
-    given = {known.split for known in files.values()}
-    splits = {}
+    for path, known in files.items():
+        known.subject = known.subject or find_subject(path, args.raw_dir, args.subject)
+    given, rule = {known.split for known in files.values()}, "by subject, as given"
     if given == {""}:
         shares = {"val": args.val_fraction, "test": args.test_fraction}
-        splits = split_subjects(subjects.values(), shares | {"train": 1 - sum(shares.values())}, args.seed)
+        rule = f"by subject, {args.val_fraction:g} val, {args.test_fraction:g} test"
+        subjects = [known.subject for known in files.values()]
+        splits = split_subjects(subjects, shares | {"train": 1 - sum(shares.values())}, args.seed)
+        for known in files.values():
+            known.split = splits[known.subject]
     elif "" in given:
         raise errors.UserError(f"{args.labels}: some files have a split and others have none; give all or none")
     paths = sorted(files, key=lambda path: path.relative_to(args.raw_dir).as_posix())
-    sources = [
-        Source(path, name, subjects[path], files[path].split or splits[subjects[path]], files[path])
-        for path, name in zip(paths, recording_names(paths, args.raw_dir), strict=True)
-    ]
+    known = [files[path] for path in paths]
+    sources = list_sources(paths, args.raw_dir, [one.subject for one in known], [one.split for one in known], known)
     stride = args.stride or args.window
     if min(args.window, stride) < 1:
         raise errors.UserError(f"--window {args.window} --stride {stride}: both are whole seconds, 1 at least")
     labels = tuple(dict.fromkeys(classes.values()))  # several texts may name one class
     windows = Windows({text: labels.index(name) for text, name in classes.items()}, args.window * RATE, stride * RATE)
-    known = {"array": vars(array) | {"channels": args.channels}} if array else {}
+    about = {"array": vars(array) | {"channels": args.channels}} if array else {}
     recipe = Recipe(
         args.name or args.out_dir.resolve().name,
-        "by subject, as given" if not splits else f"by subject, {args.val_fraction:g} val, {args.test_fraction:g} test",
+        rule,
         labels=labels,
         channels=None if all(map(is_nameless, files)) else table_names(args.channels),  # else they name, not choose
         cut=windows,
@@ -226,7 +219,7 @@ def main(args):
             "aliases": load_aliases(args.aliases) if args.aliases else None,
             "array": array,
         },
-        parameters=known | {"window": args.window, "stride": stride, "classes": classes},
+        parameters=about | {"window": args.window, "stride": stride, "classes": classes},
     )
     make(args, recipe, sources, excluded)
 

@@ -4,14 +4,14 @@ python dataset_maker/prepare_TUH_pretrain.py --raw_dir raw/tueg --out_dir datase
     --exclude datasets/TUAB datasets/TUSL
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
-from dataset_maker.machinery.corpus import Recipe, Source, add_arguments, find_files, make, recording_names
+from dataset_maker.machinery.corpus import Recipe, arguments, make
+from dataset_maker.machinery.sources import find_files, list_sources
 from dataset_maker.machinery.splits import held_out, split_subjects
 from dataset_maker.machinery.tuh import MAINS, patient_of, reference_of
 
@@ -20,9 +20,7 @@ SHORTEST = 10.0  # seconds that must be left
 LAYOUT = "edf/**/*.edf"
 
 
-def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, notch=MAINS)
+def add_flags(parser):
     parser.add_argument("--val_fraction", type=float, default=0.01, help="share of the subjects (0: no val)")
     parser.add_argument(
         "--reference", nargs="+", choices=("ar", "le"), default=["ar"], help="averaged, linked ears or both"
@@ -30,7 +28,9 @@ def get_args(argv=None):
     parser.add_argument(
         "--exclude", type=Path, nargs="+", default=[], help="datasets whose val and test subjects to leave out"
     )
-    return parser.parse_args(argv)
+
+
+get_args = arguments(__doc__, MAINS, add_flags)
 
 
 def main(args):
@@ -46,12 +46,9 @@ def main(args):
             kept.append(path)
     if not kept:
         raise errors.UserError(f"all {len(excluded)} files of {args.raw_dir} are excluded: {excluded[0][1]}, ...")
-    shares = {"val": args.val_fraction, "train": 1 - args.val_fraction}
-    splits = split_subjects(map(patient_of, kept), shares, args.seed)
-    sources = [
-        Source(path, name, patient_of(path), splits[patient_of(path)])
-        for path, name in zip(kept, recording_names(kept, args.raw_dir), strict=True)
-    ]
+    subjects = [patient_of(path) for path in kept]
+    splits = split_subjects(subjects, {"val": args.val_fraction, "train": 1 - args.val_fraction}, args.seed)
+    sources = list_sources(kept, args.raw_dir, subjects, map(splits.get, subjects))
     recipe = Recipe(
         "TUEG",
         f"by subject, {args.val_fraction:g} of them val, seeded",

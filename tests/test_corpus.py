@@ -14,7 +14,8 @@ from raw_files import contents, run_maker, write_workload
 
 from dataset.recordings import open_dataset
 from dataset_maker import make_Workload
-from dataset_maker.machinery.corpus import Recipe, Source, make, recording_names
+from dataset_maker.machinery.corpus import Recipe, make
+from dataset_maker.machinery.sources import Source, recording_names
 from dataset_maker.machinery.splits import split_subjects
 from dataset_maker.simulate import simulate
 from errors import UserError

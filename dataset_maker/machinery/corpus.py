@@ -9,14 +9,13 @@ import errno
 import hashlib
 import io
 import os
-import re
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import parent_process
 from pathlib import Path
@@ -27,25 +26,14 @@ from tqdm import tqdm
 
 from dataset.amplitudes import FLAT
 from dataset.hdf5 import RATE
-from dataset_maker.machinery.arrays import stem_of
 from dataset_maker.machinery.ledger import Ledger, describe
 from dataset_maker.machinery.preprocessing import CleanEEG, load_recording
+from dataset_maker.machinery.sources import Source
 from errors import UserError, described
 
 CHUNK_SECONDS = 10  # of HDF5 chunks: measured best for random windows of 4 to 64 s
 FLOAT16_MAX = 65504  # uV
 SOME_REFUSED = 3  # exit status
-
-
-@dataclass(frozen=True)
-class Source:
-    """One raw file of a corpus."""
-
-    path: Path
-    name: str  # of its recording, unique in the corpus
-    subject: str
-    split: str
-    detail: object = None  # what the recipe's `cut` needs: a label, a label file, ...
 
 
 @dataclass(frozen=True)
@@ -78,15 +66,30 @@ class Recipe:
     parameters: dict = field(default_factory=dict)  # more of what the maker was asked, for dataset.yaml
 
 
-def add_arguments(parser, notch) -> None:
-    """The flags of every maker; `notch` is the mains frequency where the corpus was recorded."""
-    parser.add_argument("--raw_dir", type=Path, required=True, help="folder of the raw files")
-    parser.add_argument("--out_dir", type=Path, required=True, help="the dataset folder to make")
-    parser.add_argument("--shard", type=_shard, default=(0, 1), help="part of a job array: i/n with i from 0 to n - 1")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores)")
-    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the stored EEG")
-    parser.add_argument("--notch", type=float, default=notch, help=f"mains in Hz, 0: none (default: {notch:g})")
-    parser.add_argument("--seed", type=int, default=0, help="of splits by subject")
+def arguments(doc, notch, *groups, url=None):
+    """The `get_args` of a maker with docstring `doc`: the flags of every maker and what `groups` add to the parser.
+
+    notch: the mains frequency where the corpus was recorded; url: where it is public.
+    """
+
+    def get_args(argv=None):
+        parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        add = parser.add_argument
+        add("--raw_dir", type=Path, required=True, help="folder of the raw files")
+        add("--out_dir", type=Path, required=True, help="the dataset folder to make")
+        add("--shard", type=_shard, default=(0, 1), help="part of a job array: i/n with i from 0 to n - 1")
+        add("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores)")
+        add("--dtype", choices=("float32", "float16"), default="float32", help="of the stored EEG")
+        add("--notch", type=float, default=notch, help=f"mains in Hz, 0: none (default: {notch:g})")
+        add("--seed", type=int, default=0, help="of splits by subject")
+        if url:
+            what = f"fetch the corpus into --raw_dir first, what is missing only (from {url}, or from the mirror URL)"
+            add("--download", nargs="?", const=url, metavar="URL", help=what)
+        for group in groups:
+            group(parser)
+        return parser.parse_args(argv)
+
+    return get_args
 
 
 def _shard(text) -> tuple[int, int]:
@@ -104,29 +107,6 @@ def tiles(start, stop, label, window, stride=None) -> list[tuple[int, int, int]]
 def inside(start, window, samples) -> int:
     """The start of a window, moved so that it does not cross an end of its recording."""
     return max(0, min(start, samples - window))
-
-
-def find_files(raw_dir, suffixes, layout) -> list[Path]:
-    """Raw files below a folder, sorted by their path in it. Raises UserError, with the layout, when there is none."""
-    raw_dir = Path(raw_dir)
-    if not raw_dir.is_dir():
-        raise UserError(f"--raw_dir {raw_dir} does not exist")
-    found = [
-        Path(folder, name)
-        for folder, _, names in os.walk(raw_dir, followlinks=True)
-        for name in names
-        if name.lower().endswith(tuple(suffixes)) and not name.startswith(".")
-    ]
-    if not found:
-        raise UserError(f"--raw_dir {raw_dir} holds no {' '.join(suffixes)} file; expected {layout}")
-    return sorted(found, key=lambda path: path.relative_to(raw_dir).as_posix())
-
-
-def recording_names(paths, raw_dir) -> list[str]:
-    """A name for each raw file: its stem, or its path in the folder where several files share the stem."""
-    repeated = {stem for stem, count in Counter(map(stem_of, paths)).items() if count > 1}
-    names = (path.relative_to(raw_dir).as_posix() if stem_of(path) in repeated else stem_of(path) for path in paths)
-    return [re.sub(r"[/\s]+", "_", name) for name in names]
 
 
 def make(args, recipe, sources, excluded=()) -> None:
@@ -220,8 +200,7 @@ def _check_windows(piece, clean, labels) -> Piece:
             kept.append((start, stop, label))
     if not kept:
         raise UserError(f"no labelled window: {flat} flat ones" if flat else "no labelled window fits in it")
-    notes = (f"{flat} flat windows left out",) * bool(flat)
-    return Piece(piece.name, piece.split, piece.start, piece.stop, kept, piece.notes + notes)
+    return replace(piece, rows=kept, notes=piece.notes + (f"{flat} flat windows left out",) * bool(flat))
 
 
 def write_h5(path, name, eeg, channels, rows=None, **attributes) -> str:

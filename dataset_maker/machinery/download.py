@@ -14,12 +14,6 @@ SUMS = "SHA256SUMS.txt"
 ATTEMPTS = 4
 
 
-def add_download_argument(parser, url) -> None:
-    """The flag of makers whose corpus is public; a mirror's address may follow it."""
-    what = f"fetch the corpus into --raw_dir first, what is missing only (from {url}, or from the mirror URL)"
-    parser.add_argument("--download", nargs="?", const=url, metavar="URL", help=what)
-
-
 def fetch(url, raw_dir, wanted, known=None) -> None:
     """Download the files of a PhysioNet folder whose names match the pattern `wanted`; a broken run can be repeated.
 

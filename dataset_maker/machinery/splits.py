@@ -10,6 +10,7 @@ from errors import UserError
 
 TRIES = 1000
 HELD = ("val", "test")
+SHARES = {"val": 0.2, "test": 0.2, "train": 0.6}  # of subjects, where nothing is published
 SUBJECT = "[^/_.]+"  # the first folder below --raw_dir, or a file's name, up to its first _ or .
 
 

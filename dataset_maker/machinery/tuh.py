@@ -1,11 +1,13 @@
 """What the makers of the Temple University corpora share: patients, references, and the split of TUAB and TUEV."""
 
 import re
+from collections import defaultdict
 
 from dataset_maker.machinery.splits import split_subjects
 from errors import UserError
 
 MAINS = 60.0  # Hz; the official code takes 50 although the recordings are American
+OFFICIAL_RULE = "eval is test; training subjects 80/20 train and val, seeded"
 REFERENCE_FOLDER = re.compile(r"\d\d_tcp_(ar|le)(_a)?")
 
 
@@ -40,3 +42,17 @@ def split_official(parts, seed) -> dict[str, str]:
     splits = {subject: "test" for subject, where in parts.items() if where == {"eval"}}
     training = [subject for subject, where in parts.items() if where == {"train"}]
     return splits | (split_subjects(training, {"val": 0.2, "train": 0.8}, seed) if training else {})
+
+
+def official_splits(subjects, sides, seed) -> list[str]:
+    """The split of each file, by its subject and its side, "train" or "eval"."""
+    parts = defaultdict(set)
+    for subject, side in zip(subjects, sides, strict=True):
+        parts[subject].add(side)
+    splits = split_official(parts, seed)
+    return [splits[subject] for subject in subjects]
+
+
+def sides_of(paths, raw_dir) -> list[str]:
+    """Of each file, whether it lies in "train" or in "eval"."""
+    return [folder_choice(path, raw_dir, ("train", "eval")) for path in paths]
