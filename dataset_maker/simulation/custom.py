@@ -10,9 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from dataset_maker.simulation.files import Corpus, truncate, write_edf_in_volts
+from dataset_maker.simulation.files import Corpus
 from dataset_maker.simulation.layouts import CAP_32
-from dataset_maker.simulation.signals import blank, flatten, make_eeg
 
 LABELS = ("left hand", "right hand")
 FORMATS = ((".edf", 250), (".bdf", 256), (".vhdr", 500), (".set", 250))
@@ -25,14 +24,11 @@ def make_trials(rng, seconds: int) -> list:
     return [(start, start + 4, LABELS[hand]) for start, hand in zip(starts.tolist(), hands, strict=True)]
 
 
-def add_session(corpus: Corpus, file: str, subject: str, rate: int, seconds: int, *, names=CAP_32, spoil=None, **facts):
-    """One recording of the experiment; its trials are events and annotations. `spoil(uv)` changes it first."""
+def add_session(corpus: Corpus, file: str, subject: str, rate: int, seconds: int, *, names=CAP_32, **facts) -> None:
+    """One recording of the experiment; its trials are events and annotations."""
     rng = corpus.rng(file)
     trials = make_trials(rng, seconds)
-    uv = make_eeg(rng, corpus.subject(subject), names, rate, seconds * rate, trials)
-    if spoil:
-        spoil(uv)
-    corpus.add(file, uv, names, rate, subject, annotations=trials, events=trials, **facts)
+    corpus.record(file, subject, names, rate, seconds, trials, rng=rng, annotations=trials, **facts)
 
 
 def table(header, rows, delimiter: str) -> str:
@@ -68,11 +64,9 @@ def write_custom_awkward(corpus: Corpus, seconds: int) -> None:
     lower = [name.lower() for name in CAP_32]
     add("berta.90/session.1.edf", "berta.90", 257, names=lower, note="lower-case names, odd rate, path with dots")
     add("berta91/session_a.vhdr", "berta91", 128, note="75 Hz lies above Nyquist")
-    add("berta92/session_a.vhdr", "berta92", 250, spoil=blank, problem="nan")
-    add("berta93/session_a.edf", "berta93", 250, spoil=flatten, problem="flat", bad_channels=[CAP_32[2]])
-    add("berta94/session_a.edf", "berta94", 250, write=write_edf_in_volts, problem="unit")
-    add("berta95/session_a.edf", "berta95", 250, problem="truncated")
-    truncate(corpus.out_dir / "berta95/session_a.edf")
+    add("berta92/session_a.vhdr", "berta92", 250, problem="nan")
+    for number, problem in ((93, "flat"), (94, "unit"), (95, "truncated")):
+        add(f"berta{number}/session_a.edf", f"berta{number}", 250, problem=problem)
     missing = ("nobody/session_a.edf", 2.0, 6.0, LABELS[0], "nobody")
     beyond = ("anna01/session_a.edf", seconds - 1.0, seconds + 3.0, LABELS[1], "anna01")
     write_labels(corpus, [missing, beyond])
@@ -117,4 +111,4 @@ def write_bids_awkward(corpus: Corpus, seconds: int) -> None:
     for run, rate in ((1, 257), (2, 250)):
         stem = f"sub-90_task-hands_run-{run}"
         add_bids(corpus, "sub-90", stem, ".edf", rate, seconds, more=more, note="runs, other events")
-    add_bids(corpus, "sub-91", "sub-91_task-hands", ".vhdr", 250, seconds, spoil=blank, problem="nan")
+    add_bids(corpus, "sub-91", "sub-91_task-hands", ".vhdr", 250, seconds, problem="nan")

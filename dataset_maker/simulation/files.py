@@ -8,13 +8,14 @@ import gzip
 import io
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 
 import edfio
 import numpy as np
 import scipy.io
 
-from dataset_maker.simulation.signals import Subject, draw_subject, scalp_position
+from dataset_maker.simulation.signals import FLAT, SPOILT, Subject, draw_subject, make_eeg, scalp_position
 
 START = datetime.datetime(2012, 3, 4, 10, 0, 0)  # every simulated recording starts here
 
@@ -38,16 +39,43 @@ class Corpus:
         """The traits of a subject, the same in all of its recordings."""
         return draw_subject(self.rng(f"subject {name}"))
 
-    def add(self, file: str, uv, names, rate: float, subject: str, *, write=None, annotations=(), events=(), **facts):
-        """Write recording `file` (relative) in the format of its suffix, or with `write`, and note what is in it.
+    def record(self, file: str, subject: str, names, rate: int, seconds: int, states, *, rng=None, mains=50.0,
+               change=None, body=None, problem=None, **facts):  # fmt: skip
+        """`add` a recording of a subject who passes through `states`: rows (start s, stop s, state), which are its
+        events if `facts` has no others, or one state for all of it.
 
-        `events` are rows (start s, stop s, label); `facts` whatever else is true of the recording: its `split`; the
-        `problem` for which a maker must refuse it (one that takes any channels may drop the `bad_channels` instead);
-        or a `note` of what is odd about it, which no maker may stumble over.
+        rng: whose draws go on (default: the file's); change(rng, uv): of the EEG, in place; body: {name: function(rng,
+        rate, samples) -> (T,)} of further channels. A `problem` of SPOILT is made here.
+        """
+        rng, samples = rng or self.rng(file), seconds * rate
+        if isinstance(states, str):
+            states = [(0, seconds, states)]
+        else:
+            facts.setdefault("events", states)
+        uv = make_eeg(rng, self.subject(subject), names, rate, samples, states, mains)
+        if change:
+            change(rng, uv)
+        if problem in SPOILT:
+            SPOILT[problem](uv)
+        if problem == "flat":
+            facts["bad_channels"] = [names[FLAT]]
+        body = body or {}
+        uv = np.concatenate([uv, *(make(rng, rate, samples)[None] for make in body.values())])
+        self.add(file, uv, [*names, *body], rate, subject, problem=problem, **facts)
+
+    def add(self, file: str, uv, names, rate: float, subject: str, *, annotations=(), events=(), problem=None, **facts):
+        """Write recording `file` (relative) in the format of its suffix, and note what is in it.
+
+        `events` are rows (start s, stop s, label); `problem` is why a maker must refuse it (one that takes any channels
+        may drop the `bad_channels` instead); `facts` whatever else is true of the recording: its `split`; or a `note`
+        of what is odd about it, which no maker may stumble over.
         """
         path = self.out_dir / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        (write or WRITERS[path.suffix])(path, uv, names, rate, subject, annotations)
+        write = write_edf_in_volts if problem == "unit" else WRITERS[path.suffix]
+        write(path, uv, names, rate, subject, annotations)
+        if problem == "truncated":  # as a broken copy is
+            path.write_bytes(path.read_bytes()[:-1000])
         self.recordings.append(
             {
                 "file": file,
@@ -56,7 +84,7 @@ class Corpus:
                 "rate": rate,
                 "seconds": uv.shape[1] / rate,
                 "events": [list(event) for event in events],
-                "problem": None,
+                "problem": problem,
                 **facts,
             }
         )
@@ -68,27 +96,26 @@ class Corpus:
         path.write_bytes(content.encode())  # no newline translation
 
 
-def edf_fields(subject: str, annotations) -> dict:
-    """The header fields that EDF and BDF share: patient, start, annotations (EDF+ when there are any)."""
-    return {
-        "patient": edfio.Patient(code=subject),
-        "recording": edfio.Recording(startdate=START.date()),
-        "starttime": START.time(),
-        "annotations": [edfio.EdfAnnotation(start, stop - start, text) for start, stop, text in annotations] or None,
-    }
+def write_edf(path: Path, uv, names, rate: float, subject: str, annotations=(), *, limit: float = 3276.7,
+              steps: int = 32767, file=edfio.Edf, signal=edfio.EdfSignal) -> None:  # fmt: skip
+    """An EDF or BDF file of whole seconds, 0 to limit uV in so many steps; EDF+ where there are annotations."""
+    digital = {"physical_dimension": "uV", "physical_range": (-limit, limit), "digital_range": (-steps, steps)}
+    rows = zip(names, uv.clip(-limit, limit), strict=True)
+    file(
+        [signal(row, rate, label=name, **digital) for name, row in rows],
+        patient=edfio.Patient(code=subject),
+        recording=edfio.Recording(startdate=START.date()),
+        starttime=START.time(),
+        annotations=[edfio.EdfAnnotation(start, stop - start, text) for start, stop, text in annotations] or None,
+    ).write(path)
 
 
-def write_edf(path: Path, uv, names, rate: float, subject: str, annotations=(), limit: float = 3276.7) -> None:
-    """An EDF file of whole seconds, its 16 bits spread over -limit..limit uV."""
-    digital = {"physical_dimension": "uV", "physical_range": (-limit, limit), "digital_range": (-32767, 32767)}
-    clipped = np.clip(uv, -limit, limit)
-    signals = [edfio.EdfSignal(row, rate, label=name, **digital) for name, row in zip(names, clipped, strict=True)]
-    edfio.Edf(signals, **edf_fields(subject, annotations)).write(path)
+write_bdf = partial(write_edf, limit=262143, steps=8388576, file=edfio.Bdf, signal=edfio.BdfSignal)
 
 
-def write_edf_in_volts(path: Path, uv, names, rate: float, subject: str, annotations=()) -> None:
+def write_edf_in_volts(path: Path, uv, *about) -> None:
     """A defective EDF file: its numbers are volts, its header says uV."""
-    write_edf(path, uv * 1e-6, names, rate, subject, annotations, limit=0.0032)
+    write_edf(path, uv * 1e-6, *about, limit=0.0032)
 
 
 RAW, OFFSET = 6, 140  # of an amplifier whose numbers are not uV: steps of a uV, and its direct current
@@ -100,18 +127,6 @@ def write_csv_gz(path: Path, uv, names, rate: float, subject: str, annotations=(
     lines = [",".join("" if np.isnan(number) else f"{number:.4f}" for number in row) for row in numbers]
     text = "\n".join([",".join(names), *lines]) + "\n"
     path.write_bytes(gzip.compress(text.encode(), compresslevel=0, mtime=0))
-
-
-def truncate(path: Path) -> None:
-    """Cut the end off a file, as a broken copy does."""
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def write_bdf(path: Path, uv, names, rate: float, subject: str, annotations=()) -> None:
-    """A BDF file (24 bits) of whole seconds, in steps of 1/32 uV."""
-    digital = {"physical_dimension": "uV", "physical_range": (-262143, 262143), "digital_range": (-8388576, 8388576)}
-    signals = [edfio.BdfSignal(row, rate, label=name, **digital) for name, row in zip(names, uv, strict=True)]
-    edfio.Bdf(signals, **edf_fields(subject, annotations)).write(path)
 
 
 def floats(uv) -> bytes:
@@ -206,10 +221,5 @@ def position_or_rim(name: str, index: int) -> tuple[float, float]:
         return 1.5, 0.1 * index
 
 
-WRITERS = {
-    ".edf": write_edf,
-    ".bdf": write_bdf,
-    ".vhdr": write_brainvision,
-    ".set": write_eeglab,
-    ".cnt": write_cnt,
-}
+WRITERS = {".edf": write_edf, ".bdf": write_bdf, ".vhdr": write_brainvision, ".set": write_eeglab, ".cnt": write_cnt,
+           ".gz": write_csv_gz}  # fmt: skip

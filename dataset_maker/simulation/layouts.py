@@ -4,21 +4,28 @@ import datetime
 
 import numpy as np
 
-from dataset_maker.simulation.files import START, Corpus, truncate, write_csv_gz, write_edf, write_edf_in_volts
-from dataset_maker.simulation.signals import STATES, blank, flatten, make_ecg, make_eeg, noise
+from dataset_maker.simulation.files import START, Corpus, write_edf
+from dataset_maker.simulation.signals import STATES, make_ecg, make_eeg, make_noise, noise
 
 EEGMAT = ("Fp1", "Fp2", "F3", "F4", "F7", "F8", "T3", "T4", "C3", "C4", "T5", "T6", "P3", "P4", "O1", "O2", "Fz", "Cz",
           "Pz")  # fmt: skip
 CAP_32 = ("Fp1", "Fp2", "AF3", "AF4", "F7", "F3", "Fz", "F4", "F8", "FC5", "FC1", "FC2", "FC6", "T7", "C3", "Cz", "C4",
           "T8", "CP5", "CP1", "CP2", "CP6", "P7", "P3", "Pz", "P4", "P8", "PO3", "PO4", "O1", "Oz", "O2")  # fmt: skip
-BCI2000_64 = ("Fc5.", "Fc3.", "Fc1.", "Fcz.", "Fc2.", "Fc4.", "Fc6.", "C5..", "C3..", "C1..", "Cz..", "C2..", "C4..",
-              "C6..", "Cp5.", "Cp3.", "Cp1.", "Cpz.", "Cp2.", "Cp4.", "Cp6.", "Fp1.", "Fpz.", "Fp2.", "Af7.", "Af3.",
-              "Afz.", "Af4.", "Af8.", "F7..", "F5..", "F3..", "F1..", "Fz..", "F2..", "F4..", "F6..", "F8..", "Ft7.",
-              "Ft8.", "T7..", "T8..", "T9..", "T10.", "Tp7.", "Tp8.", "P7..", "P5..", "P3..", "P1..", "Pz..", "P2..",
-              "P4..", "P6..", "P8..", "Po7.", "Po3.", "Poz.", "Po4.", "Po8.", "O1..", "Oz..", "O2..",
-              "Iz..")  # fmt: skip
+BCI2000_64 = tuple(
+    """
+    Fc5. Fc3. Fc1. Fcz. Fc2. Fc4. Fc6. C5.. C3.. C1.. Cz.. C2.. C4.. C6.. Cp5. Cp3. Cp1. Cpz. Cp2. Cp4. Cp6. Fp1. Fpz.
+    Fp2. Af7. Af3. Afz. Af4. Af8. F7.. F5.. F3.. F1.. Fz.. F2.. F4.. F6.. F8.. Ft7. Ft8. T7.. T8.. T9.. T10. Tp7. Tp8.
+    P7.. P5.. P3.. P1.. Pz.. P2.. P4.. P6.. P8.. Po7. Po3. Poz. Po4. Po8. O1.. Oz.. O2.. Iz..
+    """.split()  # noqa: SIM905
+)
 HEADBAND = ("TP9", "AF7", "AF8", "TP10")
 MONTAGES = ((EEGMAT, 250), (CAP_32, 256), (BCI2000_64, 160), (HEADBAND, 256))
+
+
+def add_workload(corpus: Corpus, subject: str, run: int, names, rate: int, seconds: int, **facts) -> None:
+    """A recording of eegmat: rest (run 1) or arithmetic (run 2)."""
+    states = [(0, seconds, ("rest", "arithmetic")[run - 1])]
+    corpus.record(f"{subject}_{run}.edf", subject, names, rate, seconds, states, **facts)
 
 
 def write_workload(corpus: Corpus, subjects: int, seconds: int) -> None:
@@ -26,40 +33,35 @@ def write_workload(corpus: Corpus, subjects: int, seconds: int) -> None:
 
     The amplitude of each recording (11 to 18 uV rms) is drawn without regard to its class.
     """
+
+    def scale(rng, uv):
+        uv *= rng.uniform(11, 18) / uv.std()
+
+    names = [f"EEG {name}" for name in EEGMAT]
+    body = {"EEG A2-A1": make_noise(4, slope=1.0), "ECG ECG": make_ecg}
     for number in range(subjects):
-        name = f"Subject{number:02d}"
-        for run, state in ((1, "rest"), (2, "arithmetic")):
-            file = f"{name}_{run}.edf"
-            rng, length = corpus.rng(file), seconds + 8 * (run == 1)
-            samples = length * 500
-            eeg = make_eeg(rng, corpus.subject(name), EEGMAT, 500, samples, [(0, length, state)])
-            eeg *= rng.uniform(11, 18) / eeg.std()
-            ears = 4 * noise(rng, 1, samples, 500, slope=1.0)
-            uv = np.concatenate([eeg, ears, make_ecg(rng, 500, samples)[None]])
-            channels = [f"EEG {channel}" for channel in (*EEGMAT, "A2-A1")] + ["ECG ECG"]
-            corpus.add(file, uv, channels, 500, name, events=[(0, length, state)])
+        for run, length in ((1, seconds + 8), (2, seconds)):
+            add_workload(corpus, f"Subject{number:02d}", run, names, 500, length, change=scale, body=body)
 
 
 def write_workload_awkward(corpus: Corpus, seconds: int) -> None:
     """Lower-case names at 257 Hz; a rest that is shorter than the 60 s used; an arithmetic file in volts."""
-    for file, rate, length, facts in (
-        ("Subject90_1.edf", 257, seconds, {"note": "lower-case names, odd rate"}),
-        ("Subject90_2.edf", 257, seconds, {"note": "lower-case names, odd rate"}),
-        ("Subject91_1.edf", 500, 40, {"problem": "short"}),
-        ("Subject91_2.edf", 500, seconds, {"problem": "unit", "write": write_edf_in_volts}),
+    names = [f"eeg {name.lower()}" for name in EEGMAT]
+    for name, run, rate, length, facts in (
+        ("Subject90", 1, 257, seconds, {"note": "lower-case names, odd rate"}),
+        ("Subject90", 2, 257, seconds, {"note": "lower-case names, odd rate"}),
+        ("Subject91", 1, 500, 40, {"problem": "short"}),
+        ("Subject91", 2, 500, seconds, {"problem": "unit"}),
     ):
-        name, state = file[:9], {"1": "rest", "2": "arithmetic"}[file[10]]
-        uv = make_eeg(corpus.rng(file), corpus.subject(name), EEGMAT, rate, length * rate, [(0, length, state)])
-        channels = [f"eeg {channel.lower()}" for channel in EEGMAT]
-        corpus.add(file, uv, channels, rate, name, events=[(0, length, state)], **facts)
+        add_workload(corpus, name, run, names, rate, length, **facts)
 
 
-def random_states(rng, seconds: float, states=tuple(STATES), least: float = 8.0, most: float = 20.0) -> list:
-    """States that follow one another at random -> rows (start s, stop s, state) that cover `seconds`."""
-    rows, start = [], 0.0
+def random_states(rng, seconds: int) -> list:
+    """States of 8 to 20 s that follow one another at random -> rows (start s, stop s, state) that cover `seconds`."""
+    names, rows, start = tuple(STATES), [], 0.0
     while start < seconds:
-        stop = min(round(start + rng.uniform(least, most), 2), seconds)
-        rows.append((start, stop, states[rng.integers(len(states))]))
+        stop = min(round(start + rng.uniform(8, 20), 2), seconds)
+        rows.append((start, stop, names[rng.integers(len(names))]))
         start = stop
     return rows
 
@@ -68,49 +70,40 @@ def write_pretrain(corpus: Corpus, subjects: int, seconds: int) -> None:
     """An unlabelled corpus of 19 channels at 250 Hz, 32 at 256, 64 at 160 and 4 at 256, in turn; a folder a subject."""
     for number in range(subjects):
         name, (channels, rate) = f"P{number:03d}", MONTAGES[number % len(MONTAGES)]
-        file = f"{name}/{name}_rest.edf"
-        rng = corpus.rng(file)
+        rng = corpus.rng(f"{name}/{name}_rest.edf")
         states = random_states(rng, seconds)
-        uv = make_eeg(rng, corpus.subject(name), channels, rate, seconds * rate, states)
-        corpus.add(file, uv, channels, rate, name, events=states)
+        corpus.record(f"{name}/{name}_rest.edf", name, channels, rate, seconds, states, rng=rng)
 
 
 def write_pretrain_awkward(corpus: Corpus, seconds: int) -> None:
     """Each other format; 128 Hz, lower-case names, an ECG, a path with dots; and what must be refused."""
     cases = (
-        (".bdf", 257, None, {"note": "odd rate"}),
-        (".vhdr", 250, None, {"note": "BrainVision"}),
-        (".set", 128, None, {"note": "75 Hz lies above Nyquist"}),
-        (".cnt", 200, None, {"note": "Neuroscan, 32 bits"}),
-        (".vhdr", 250, blank, {"problem": "nan"}),
-        (".edf", 250, flatten, {"problem": "flat", "bad_channels": [EEGMAT[2].lower()]}),
-        (".edf", 250, None, {"problem": "unit", "write": write_edf_in_volts}),
-        (".edf", 250, None, {"problem": "truncated"}),
+        (".bdf", 257, {"note": "odd rate"}),
+        (".vhdr", 250, {"note": "BrainVision"}),
+        (".set", 128, {"note": "75 Hz lies above Nyquist"}),
+        (".cnt", 200, {"note": "Neuroscan, 32 bits"}),
+        (".vhdr", 250, {"problem": "nan"}),
+        (".edf", 250, {"problem": "flat"}),
+        (".edf", 250, {"problem": "unit"}),
+        (".edf", 250, {"problem": "truncated"}),
     )
-    for number, (suffix, rate, spoil, facts) in enumerate(cases, start=900):
+    names = [channel.lower() for channel in EEGMAT]
+    for number, (suffix, rate, facts) in enumerate(cases, start=900):
         file = f"P{number}/v1.0/P{number}_rest.1{suffix}"
-        rng = corpus.rng(file)
-        uv = make_eeg(rng, corpus.subject(f"P{number}"), EEGMAT, rate, seconds * rate, [(0, seconds, "rest")])
-        if spoil:
-            spoil(uv)
-        uv = np.concatenate([uv, make_ecg(rng, rate, seconds * rate)[None]])
-        corpus.add(file, uv, [*(channel.lower() for channel in EEGMAT), "ecg"], rate, f"P{number}", **facts)
-    truncate(corpus.out_dir / file)  # the last one
+        corpus.record(file, f"P{number}", names, rate, seconds, "rest", body={"ecg": make_ecg}, **facts)
 
 
 SLEEP_NIGHT = ("W", "N1", "N2", "N3", "N2", "R")  # in turn, an epoch each
-SLEEP_CHANNELS = ("EEG F4-M1", "EEG C4-M1", "EEG O2-M1", "EEG C3-M2", "EMG chin", "EOG E1-M2", "EOG E2-M2", "ECG")
+SLEEP_CHANNELS = ("EEG F4-M1", "EEG C4-M1", "EEG O2-M1", "EEG C3-M2")
+SLEEP_BODY = {"EMG chin": make_noise(8, slope=0.0), "EOG E1-M2": make_noise(25, slope=1.5),
+              "EOG E2-M2": make_noise(25, slope=1.5), "ECG": make_ecg}  # fmt: skip
 SCORING_HEADER = "Date, Time, Recording onset, Duration, Annotation, Linked channel"
 
 
 def add_sleep(corpus: Corpus, name: str, epochs, seconds: int, **facts) -> None:
     """An HMC recording of the sleep in `epochs`, rows (start s, stop s, stage)."""
-    rng, rate = corpus.rng(name), 256
-    samples = seconds * rate
-    eeg = make_eeg(rng, corpus.subject(name), SLEEP_CHANNELS[:4], rate, samples, epochs)
-    body = np.concatenate([8 * noise(rng, 1, samples, rate, slope=0.0), 25 * noise(rng, 2, samples, rate, slope=1.5)])
-    uv = np.concatenate([eeg, body, make_ecg(rng, rate, samples)[None]])
-    corpus.add(f"recordings/{name}.edf", uv, SLEEP_CHANNELS, rate, name, **{"events": epochs} | facts)
+    about = {"rng": corpus.rng(name), "body": SLEEP_BODY} | facts
+    corpus.record(f"recordings/{name}.edf", name, SLEEP_CHANNELS, 256, seconds, epochs, **about)
 
 
 def score_sleep(corpus: Corpus, name: str, epochs, *, header=(SCORING_HEADER,), others=()) -> None:
@@ -205,8 +198,8 @@ def add_imagery(corpus: Corpus, subject: str, run: int, seconds: int, **facts) -
     texts = [f"T{1 + hands[place // 2]}" if place % 2 else "T0" for place in range(len(times))]
     trials = [(start, round(min(start + TRIAL, seconds), 1), text) for start, text in zip(times, texts, strict=True)]
     states = [(start, stop, IMAGERY[text]) for start, stop, text in trials]
-    uv = make_eeg(rng, corpus.subject(subject), BCI2000_64, 160, seconds * 160, states, mains=60.0)
-    corpus.add(file, uv, BCI2000_64, 160, subject, annotations=trials, events=trials, **facts)
+    about = {"annotations": trials, "events": trials, "rng": rng, "mains": 60.0} | facts
+    corpus.record(file, subject, BCI2000_64, 160, seconds, states, **about)
 
 
 def write_imagery(corpus: Corpus, subjects: int, seconds: int) -> None:
@@ -221,7 +214,6 @@ def write_imagery_awkward(corpus: Corpus, seconds: int) -> None:
     add_imagery(corpus, "S001", 3, seconds, note="not imagined", excluded=True)
     add_imagery(corpus, "S088", 4, seconds, note="a subject to leave out", excluded=True)
     add_imagery(corpus, "S200", 4, seconds, problem="truncated")
-    truncate(corpus.out_dir / "S200/S200R04.edf")
 
 
 ADHD_19 = ("Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8", "T7", "T8", "P7", "P8", "Fz", "Cz",
@@ -229,14 +221,11 @@ ADHD_19 = ("Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "
 GROUPS = {"A": ("ADHD", "arithmetic"), "C": ("control", "rest")}  # letter of a child: label, state
 
 
-def add_child(corpus: Corpus, name: str, seconds: int, spoil=None, write=None, **facts) -> None:
+def add_child(corpus: Corpus, name: str, seconds: int, **facts) -> None:
     """A child's recording of the ADHD set, a CSV at 128 Hz in raw numbers."""
     label, state = GROUPS[name[0]]
-    uv = make_eeg(corpus.rng(name), corpus.subject(name), ADHD_19, 128, seconds * 128, [(0, seconds, state)])
-    if spoil:
-        spoil(uv)
-    events = [(0, seconds, label)]
-    corpus.add(f"{name}.csv.gz", uv, ADHD_19, 128, name, write=write or write_csv_gz, events=events, **facts)
+    about = {"events": [(0, seconds, label)], "rng": corpus.rng(name)} | facts
+    corpus.record(f"{name}.csv.gz", name, ADHD_19, 128, seconds, state, **about)
 
 
 def write_adhd(corpus: Corpus, subjects: int, seconds: int) -> None:
@@ -248,8 +237,7 @@ def write_adhd(corpus: Corpus, subjects: int, seconds: int) -> None:
 
 def write_adhd_awkward(corpus: Corpus, seconds: int) -> None:
     """A flat channel, empty cells, a recording shorter than a window, and one cut off."""
-    add_child(corpus, "A90", seconds, spoil=flatten, problem="flat", bad_channels=[ADHD_19[2]])
-    add_child(corpus, "C90", seconds, spoil=blank, problem="nan")
+    add_child(corpus, "A90", seconds, problem="flat")
+    add_child(corpus, "C90", seconds, problem="nan")
     add_child(corpus, "A91", 3, problem="short")
     add_child(corpus, "C91", seconds, problem="truncated")
-    truncate(corpus.out_dir / "C91.csv.gz")

@@ -53,33 +53,24 @@ STATES = {
 }
 
 
+def bell(time, centre: float, width: float):
+    """A wave of height 1 about `centre` s."""
+    return np.exp(-(((time - centre) / width) ** 2))
+
+
 def spike_and_wave(time):
     """A spike of 40 ms and the slow wave of a quarter of a second after it, from time 0 -> height 1."""
-    return np.exp(-(((time - 0.05) / 0.018) ** 2)) - 0.6 * np.exp(-(((time - 0.2) / 0.07) ** 2))
-
-
-def triphasic(time):
-    """A triphasic wave about time 0.5 s."""
-    return np.exp(-(((time - 0.5) / 0.05) ** 2)) - 0.6 * np.exp(-(((np.abs(time - 0.5) - 0.17) / 0.06) ** 2))
-
-
-def hump(time):
-    """One slow deflection of half a second about time 0.5 s, as an eye movement makes."""
-    return np.exp(-(((time - 0.5) / 0.15) ** 2))
-
-
-def sharp_wave(time):
-    """A negative wave of a tenth of a second about time 0.5 s."""
-    return -np.exp(-(((time - 0.5) / 0.035) ** 2))
+    return bell(time, 0.05, 0.018) - 0.6 * bell(time, 0.2, 0.07)
 
 
 # What an event adds from its start on: uV at its centre (right, front), reach, waveform (None: the noise of a muscle).
 TRANSIENTS = {
     "seiz": (110.0, (0.0, 0.4), 1.2, lambda time: spike_and_wave(time % (1 / 3))),
     "spsw": (130.0, (-0.5, 0.3), 0.6, lambda time: spike_and_wave(time - 0.35)),
-    "gped": (100.0, (0.0, 0.3), 1.6, triphasic),
-    "pled": (110.0, (0.9, 0.0), 0.45, sharp_wave),
-    "eyem": (170.0, (0.0, 1.1), 0.5, hump),
+    # triphasic; a negative wave of a tenth of a second; a slow deflection, as an eye movement makes
+    "gped": (100.0, (0.0, 0.3), 1.6, lambda time: bell(time, 0.5, 0.05) - 0.6 * bell(np.abs(time - 0.5), 0.17, 0.06)),
+    "pled": (110.0, (0.9, 0.0), 0.45, lambda time: -bell(time, 0.5, 0.035)),
+    "eyem": (170.0, (0.0, 1.1), 0.5, lambda time: bell(time, 0.5, 0.15)),
     "artf": (45.0, (-0.9, 0.1), 0.6, None),
 }
 
@@ -97,13 +88,8 @@ class Subject:
 
 def draw_subject(rng: np.random.Generator) -> Subject:
     """A subject: alpha of 9 to 11.5 Hz, amplitudes within a factor of 1.3 of the table, background 6 to 9 uV rms."""
-    return Subject(
-        alpha_hz=rng.uniform(9.0, 11.5),
-        alpha_scale=rng.uniform(0.75, 1.3),
-        theta_scale=rng.uniform(0.75, 1.3),
-        background_uv=rng.uniform(6.0, 9.0),
-        slope=rng.uniform(0.9, 1.3),
-    )
+    ranges = ((9.0, 11.5), (0.75, 1.3), (0.75, 1.3), (6.0, 9.0), (0.9, 1.3))  # of the fields
+    return Subject(*(rng.uniform(*limits) for limits in ranges))
 
 
 def scalp_position(name: str) -> tuple[float, float]:
@@ -123,7 +109,7 @@ def scalp_position(name: str) -> tuple[float, float]:
 
 def reach(names, centre, width: float) -> np.ndarray:
     """How strongly each channel sees a source at `centre` (right, front) -> (C,) in 0..1."""
-    distance = np.array([scalp_position(name) for name in names]) - np.asarray(centre)
+    distance = np.array([*map(scalp_position, names)]) - centre
     return np.exp(-(distance**2).sum(1) / (2 * width**2))
 
 
@@ -199,13 +185,27 @@ def add_transient(rng, uv: np.ndarray, names, rate: float, start: float, stop: f
 
 
 def flatten(uv: np.ndarray) -> None:
-    """The third electrode recorded nothing, in place."""
-    uv[2] = 0
+    """An electrode recorded nothing, in place."""
+    uv[FLAT] = 0
 
 
 def blank(uv: np.ndarray) -> None:
     """Samples in the middle are not numbers, as some exports mark a pause, in place."""
     uv[:, uv.shape[1] // 2 :][:, :50] = np.nan
+
+
+FLAT = 2  # the electrode that `flatten` takes
+SPOILT = {"flat": flatten, "nan": blank}  # by the problem of a recording
+
+
+def make_noise(rms: float, slope: float):
+    """A channel of the body: noise of `rms` uV, as muscles (slope 0), eyes (1.5) and ears (1) give."""
+    return lambda rng, rate, samples: rms * noise(rng, 1, samples, rate, slope)[0]
+
+
+def make_nothing(rng, rate: float, samples: int) -> np.ndarray:
+    """A channel that is not used -> (T,)."""
+    return np.zeros(samples)
 
 
 def make_ecg(rng, rate: float, samples: int, uv: float = 600.0) -> np.ndarray:

@@ -7,11 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from dataset_maker.simulation.files import Corpus, truncate, write_edf_in_volts
-from dataset_maker.simulation.signals import STATES, TRANSIENTS, add_transient, flatten, make_ecg, make_eeg
+from dataset.channels import TUH_CHANNELS as CHANNELS
+from dataset_maker.simulation.files import Corpus
+from dataset_maker.simulation.signals import STATES, TRANSIENTS, add_transient, make_ecg, make_nothing
 
-CHANNELS = ("FP1", "FP2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8", "T3", "T4", "T5", "T6", "A1",
-            "A2", "FZ", "CZ", "PZ", "T1", "T2")  # fmt: skip
 RATES = (250, 256, 400, 512)
 EVENTS = ("spsw", "gped", "pled", "eyem", "artf", "bckg")  # TUEV's classes 1 to 6
 # Channels of TUEV's bipolar montage (0 FP1-F7 ... 21 P4-O2) on which an event of each class is marked.
@@ -24,25 +23,22 @@ def patient(number: int) -> str:
 
 
 def add_recording(corpus: Corpus, file: str, subject: str, seconds: int, states, *, rate=None, names=None,
-                  reference="REF", transients=(), extra=(), spoil=None, **facts) -> None:  # fmt: skip
-    """One TUH recording: 23 channels or `names`, EKG and photic, 60 Hz hum; `transients` as rows of events.
+                  reference="REF", transients=(), extra=(), **facts) -> None:  # fmt: skip
+    """One TUH recording: 23 channels or `names`, EKG, photic and `extra` channels, 60 Hz hum; `transients` as rows of
+    events; `states` as of `Corpus.record`."""
 
-    `states` is one state or rows of them; `extra` names further channels; `spoil(uv)` changes the EEG (C, T)
-    in place before it is written.
-    """
+    def add_events(rng, uv):
+        for start, stop, label in transients:
+            if label in TRANSIENTS:
+                add_transient(rng, uv, names, rate, start, stop, label)
+
     rng = corpus.rng(file)
     rate = rate or RATES[rng.integers(len(RATES))]
     names = names or [f"EEG {name}-{reference}" for name in CHANNELS]
-    states = [(0, seconds, states)] if isinstance(states, str) else states
-    uv = make_eeg(rng, corpus.subject(subject), names, rate, seconds * rate, states, mains=60)
-    for start, stop, label in transients:
-        if label in TRANSIENTS:
-            add_transient(rng, uv, names, rate, start, stop, label)
-    if spoil:
-        spoil(uv)
-    others = [make_ecg(rng, rate, seconds * rate), *np.zeros((1 + len(extra), seconds * rate))]
-    channels = [*names, f"EEG EKG1-{reference}", "PHOTIC-REF", *extra]
-    corpus.add(file, np.concatenate([uv, others]), channels, rate, subject, **facts)
+    body = {f"EEG EKG1-{reference}": make_ecg} | dict.fromkeys(("PHOTIC-REF", *extra), make_nothing)
+    corpus.record(
+        *(file, subject, names, rate, seconds, states), rng=rng, mains=60, change=add_events, body=body, **facts
+    )
 
 
 def tueg_file(number: int, folder: str = "01_tcp_ar", session: str = "s001_2015") -> tuple[str, str]:
@@ -57,7 +53,7 @@ def write_tueg(corpus: Corpus, subjects: int, seconds: int) -> None:
         file, name = tueg_file(number)
         kinds = corpus.rng(name).choice(["normal", "abnormal", "slow", "N2", "arithmetic"], 2, replace=False)
         states = [(0, seconds / 2, str(kinds[0])), (seconds / 2, seconds, str(kinds[1]))]
-        add_recording(corpus, file, name, seconds, states, events=states)
+        add_recording(corpus, file, name, seconds, states)
 
 
 def write_tueg_awkward(corpus: Corpus, seconds: int) -> None:
@@ -69,15 +65,11 @@ def write_tueg_awkward(corpus: Corpus, seconds: int) -> None:
     add(*tueg_file(903), rate=257, note="odd rate")
     add(*tueg_file(904, session="s001_2015.05"), note="path with a dot")
     add(*tueg_file(905), rate=128, note="75 Hz lies above Nyquist")
-    add(*tueg_file(906), spoil=flatten, problem="flat", bad_channels=["EEG F3-REF"])
-    file, name = tueg_file(907)
-    repeated = ["EEG FP1-REF", *(f"EEG {channel}-REF" for channel in CHANNELS)]
-    add(file, name, names=repeated, problem="duplicate")
+    add(*tueg_file(906), problem="flat")
+    add(*tueg_file(907), names=[f"EEG {channel}-REF" for channel in ("FP1", *CHANNELS)], problem="duplicate")
     add_recording(corpus, *tueg_file(908), 5, "normal", problem="short")
-    add(*tueg_file(909), write=write_edf_in_volts, problem="unit")
-    file, name = tueg_file(910)
-    add(file, name, problem="truncated")
-    truncate(corpus.out_dir / file)
+    add(*tueg_file(909), problem="unit")
+    add(*tueg_file(910), problem="truncated")
 
 
 def write_tuab(corpus: Corpus, subjects: int, seconds: int) -> None:
@@ -101,8 +93,7 @@ def write_tuab_awkward(corpus: Corpus, seconds: int) -> None:
     add(f"{top}/{names[2]}_s001_t000.edf", names[2], reference="LE", note="linked ears")
     fewer = [f"EEG {channel}-REF" for channel in CHANNELS[:-2]]
     add(f"{top}/{names[3]}_s001_t000.edf", names[3], names=fewer, problem="channels", missing_channels=["T1", "T2"])
-    file = f"{top}/{names[4]}_s001_t000.edf"
-    add(file, names[4], spoil=flatten, problem="flat", bad_channels=["EEG F3-REF"])
+    add(f"{top}/{names[4]}_s001_t000.edf", names[4], problem="flat")
 
 
 def add_tuev(corpus: Corpus, file: str, subject: str, seconds: int, rows, **facts) -> None:
