@@ -58,6 +58,18 @@ def canonical_name(name, aliases=None) -> str | None:
     return None
 
 
+def canonical_names(names, where="") -> tuple[str, ...]:
+    """The table's spelling of each name. Raises UserError naming those that it does not have, and `where` they are."""
+    found = tuple(map(canonical_name, names))
+    unknown = [str(name) for name, place in zip(names, found, strict=True) if place is None]
+    if unknown:
+        raise UserError(
+            f"{where}unknown channel {', '.join(unknown)}: not in the table of dataset/channels.py; "
+            "drop it, or name its place in an alias file when making the dataset"
+        )
+    return found
+
+
 def load_aliases(path) -> dict[str, str]:
     """Read a YAML map {name in the recordings: name in the table} for `canonical_name`.
 
@@ -81,14 +93,7 @@ def load_aliases(path) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=4096)
 def _rows(names: tuple[str, ...]) -> np.ndarray:
-    canonical = [canonical_name(name) for name in names]
-    unknown = [str(name) for name, found in zip(names, canonical, strict=True) if found is None]
-    if unknown:
-        raise UserError(
-            f"unknown channel {', '.join(unknown)}: not in the table of dataset/channels.py; "
-            "drop it, or name its place in an alias file when making the dataset"
-        )
-    rows = np.array([_ROWS[name] for name in canonical], dtype=np.int64)
+    rows = np.array([_ROWS[name] for name in canonical_names(names)], dtype=np.int64)
     rows.flags.writeable = False  # shared by every caller through the cache
     return rows
 

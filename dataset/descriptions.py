@@ -1,6 +1,8 @@
 """YAML that others give, read within bounds: a few lines can name or nest more than a machine can hold. And names that
 become paths."""
 
+from collections import Counter
+
 import yaml
 
 from errors import UserError, check_file
@@ -60,9 +62,5 @@ def _check_events(events) -> None:
 
 def _repeated_key(node) -> str | None:
     """The first key that a mapping has twice, None where there is none."""
-    seen = set()
-    for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-        if str(key.value) in seen:
-            return str(key.value)
-        seen.add(str(key.value))
-    return None
+    keys = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    return next((key for key, count in Counter(keys).items() if count > 1), None)

@@ -7,7 +7,7 @@ link leaves the file, and no chunk is larger than a machine can hold. C channels
 import h5py
 import numpy as np
 
-from dataset.channels import canonical_name
+from dataset.channels import canonical_names
 from errors import UserError, check_file
 
 RATE = 200  # Hz, of everything that the models read
@@ -54,7 +54,7 @@ def open_eeg(file, group) -> tuple[h5py.Dataset, tuple[str, ...]]:
         raise UserError(f"{file.filename}, group {group}: not a recording: {error}; run its maker again") from None
     if rate != RATE:
         raise UserError(f"{file.filename}, group {group}: sampled at {rate:g} Hz (rsFreq), expected {RATE}")
-    return eeg, known_channels(f"{file.filename}, group {group}", written)
+    return eeg, canonical_names(written, f"{file.filename}, group {group}: ")
 
 
 def _check_link(node, name) -> None:
@@ -84,15 +84,6 @@ def _check_filters(data, name) -> None:
         data.id.chunk_iter(lambda chunk: stored.append(chunk.size))
     if max(stored) > MAX_STORED_BYTES or len(set(filters)) < len(filters):
         raise ValueError(f"its {name} is compressed twice, or in chunks of more than {MAX_STORED_BYTES} bytes")
-
-
-def known_channels(where, written) -> tuple[str, ...]:
-    """The table's names for names as written. Raises UserError naming the unknown ones."""
-    channels = tuple(canonical_name(name) for name in written)
-    if None in channels:
-        unknown = [name for name, found in zip(written, channels, strict=True) if found is None]
-        raise UserError(f"{where}: unknown channel {', '.join(unknown)}: not in the table of dataset/channels.py")
-    return channels
 
 
 def read_segments(file, group) -> np.ndarray:

@@ -49,41 +49,19 @@ class _Array:
         self.value = dtype.array(raw, shape, "F" if fortran else "C")
 
 
-def _reconstruct(*_) -> _Array:
-    return _Array()
-
-
-def _frombuffer(raw, dtype, shape, order) -> np.ndarray:
-    return dtype.array(raw, shape, order)
-
-
-def _scalar(dtype, raw):
-    return dtype.array(raw, (), "C").item()
-
-
-def _encode(text, _="latin1") -> bytes:
-    return text.encode("latin1")
-
-
-def _no_bytes() -> bytes:
-    return b""
-
-
 _ALLOWED = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
-    ("builtins", "bytes"): _no_bytes,
-    ("__builtin__", "bytes"): _no_bytes,
-} | {
-    (f"numpy.{core}.{module}", name): stand_in
-    for core in ("core", "_core")
-    for module, name, stand_in in (
-        ("multiarray", "_reconstruct", _reconstruct),
-        ("multiarray", "scalar", _scalar),
-        ("numeric", "_frombuffer", _frombuffer),
-    )
+    ("_codecs", "encode"): lambda text, _="latin1": text.encode("latin1"),
+    ("builtins", "bytes"): lambda: b"",
+    ("__builtin__", "bytes"): lambda: b"",
 }
+for _core in ("numpy.core.", "numpy._core."):
+    _ALLOWED |= {
+        (_core + "multiarray", "_reconstruct"): lambda *_: _Array(),
+        (_core + "multiarray", "scalar"): lambda dtype, raw: dtype.array(raw, (), "C").item(),
+        (_core + "numeric", "_frombuffer"): lambda raw, dtype, shape, order: dtype.array(raw, shape, order),
+    }
 
 
 class _Dict(dict):

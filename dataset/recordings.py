@@ -14,9 +14,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from dataset.channels import channel_rows
+from dataset.channels import canonical_names, channel_rows
 from dataset.descriptions import check_name, read_yaml
-from dataset.hdf5 import MAX_SECONDS, RATE, known_channels, open_eeg, open_file, read_segments
+from dataset.hdf5 import MAX_SECONDS, RATE, open_eeg, open_file, read_segments
 from dataset.pickles import load_sample
 from dataset.scan import scan_files
 from errors import UserError, check_file
@@ -38,7 +38,6 @@ class Recording:
     split: str
     subject: str
     channels: tuple[str, ...]
-    rate: float  # Hz
     samples: int
     windows: int = 0  # labelled windows in it
     labels: int | None = None  # number of label names of its dataset; None: not declared
@@ -49,9 +48,7 @@ class Recording:
 
 def find_datasets(dataset_dir) -> list[Path]:
     """The dataset folders at a path: the folder itself, else its sub-folders. Raises UserError when there is none."""
-    folder = Path(dataset_dir)
-    if not folder.is_dir():
-        raise UserError(f"dataset folder {folder} does not exist; make one with the scripts of dataset_maker/")
+    folder = _existing(dataset_dir)
     if _is_dataset(folder):
         return [folder]
     found = [child for child in sorted(folder.iterdir()) if child.is_dir() and _is_dataset(child)]
@@ -61,6 +58,12 @@ def find_datasets(dataset_dir) -> list[Path]:
             f"{', '.join(SPLITS)}, in it and in its sub-folders"
         )
     return found
+
+
+def _existing(folder) -> Path:
+    if not Path(folder).is_dir():
+        raise UserError(f"dataset folder {folder} does not exist; make one with the scripts of dataset_maker/")
+    return Path(folder)
 
 
 def _is_dataset(folder) -> bool:
@@ -100,9 +103,7 @@ def open_dataset(folder, split) -> list[Recording]:
     Raises UserError for a missing folder, a split that is missing or empty, a malformed manifest, files that are gone,
     and another sampling rate than 200 Hz.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"dataset folder {folder} does not exist; make one with the scripts of dataset_maker/")
+    folder = _existing(folder)
     if (folder / "manifest.csv").is_file():
         recordings = read_manifest(folder)
         splits = sorted({recording.split for recording in recordings})
@@ -144,7 +145,7 @@ def read_manifest(folder) -> list[Recording]:
                     raise ValueError(f"a repeated name, or windows_per_label does not fit the {labels} labels")
                 recordings[name] = Recording(
                     folders[row["split"]] / f"{name}.h5",
-                    *(name, name, row["split"], row["subject"], montages[channels], float(RATE)),
+                    *(name, name, row["split"], row["subject"], montages[channels]),
                     round(float(row["seconds"]) * RATE),
                     int(row["windows"]),
                     labels,
@@ -174,12 +175,12 @@ def _scan(folder, split) -> list[Recording]:
     paths, recordings = list(recording_files(folder)), []
     for path in (path for path in paths if path.suffix in _PICKLES):
         eeg, written, label = load_sample(path)
-        name, channels = path.relative_to(folder).as_posix(), known_channels(path, written)
-        about = (name, split, path.stem.split("_")[0], channels, float(RATE), eeg.shape[1])
+        name, channels = path.relative_to(folder).as_posix(), canonical_names(written, f"{path}: ")
+        about = (name, split, path.stem.split("_")[0], channels, eeg.shape[1])
         recordings.append(Recording(path, None, *about, windows=int(label is not None), label=label))
     for path, group, channels, samples, windows in scan_files([path for path in paths if path.suffix not in _PICKLES]):
         name = f"{path.relative_to(folder).as_posix()}/{group}"
-        recordings.append(Recording(path, group, name, split, group, channels, float(RATE), samples, windows))
+        recordings.append(Recording(path, group, name, split, group, channels, samples, windows))
     return recordings
 
 

@@ -19,17 +19,6 @@ CHILD = "from dataset.scan import main; main()"
 SILENCE = 60  # seconds without a line after which the child is taken to hang
 
 
-def describe_files(paths) -> None:
-    """The child's part: print [path, group, channels, samples, windows] a recording, [path] before each file."""
-    for path in paths:
-        print(json.dumps([path]), flush=True)
-        with open_file(path) as file:
-            for group in group_names(file):
-                eeg, channels = open_eeg(file, group)
-                found = [path, group, channels, eeg.shape[1], len(read_segments(file, group))]
-                print(json.dumps(found), flush=True)
-
-
 def scan_files(paths) -> Iterator[tuple[Path, str, tuple[str, ...], int, int]]:
     """Yield (path, group, channels, samples, windows) of each recording. Raises UserError naming the damaged file."""
     if not paths:
@@ -67,8 +56,15 @@ def _watch(child) -> threading.Timer:
 
 
 def main() -> None:
-    """The child: a UserError is the last line, {"error": message}."""
+    """The child: print [path, group, channels, samples, windows] a recording, [path] before each file; a UserError is
+    the last line, {"error": message}."""
     try:
-        describe_files(line.rstrip("\n") for line in sys.stdin)
+        for path in (line.rstrip("\n") for line in sys.stdin):
+            print(json.dumps([path]), flush=True)
+            with open_file(path) as file:
+                for group in group_names(file):
+                    eeg, channels = open_eeg(file, group)
+                    found = [path, group, channels, eeg.shape[1], len(read_segments(file, group))]
+                    print(json.dumps(found), flush=True)
     except UserError as error:
         print(json.dumps({"error": str(error)}), flush=True)

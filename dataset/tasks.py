@@ -179,7 +179,8 @@ def find_tasks(dataset_dir, names=None) -> dict[Task, Path]:
     """
     tasks = load_tasks(names) if names else []
     needed = not tasks or any(task.dataset is None for task in tasks)
-    folders = _name_folders(dataset_dir) if needed else {}
+    found = find_datasets(dataset_dir) if needed else ()
+    folders = {describe_dataset(folder)["name"]: folder for folder in found} | {folder.name: folder for folder in found}
     tasks = tasks or [task for name, task in TASKS.items() if name in folders]
     if not tasks:
         raise UserError(
@@ -201,16 +202,12 @@ def find_tasks(dataset_dir, names=None) -> dict[Task, Path]:
     return chosen
 
 
-def _name_folders(dataset_dir) -> dict[str, Path]:
-    """The dataset folders under `dataset_dir` by their own name and by that in their dataset.yaml."""
-    found = find_datasets(dataset_dir)
-    return {describe_dataset(folder)["name"]: folder for folder in found} | {folder.name: folder for folder in found}
-
-
 def read_task(path, max_tokens: int = MAX_TOKENS, with_dataset: bool = True) -> Task:
     """The task of a YAML file, see `load_tasks`; UserError names the file, the field and the cure."""
     path = Path(path)
-    fields = _read_fields(path)
+    fields = read_yaml(path, as_text=True)  # as written, so that the answer No is not the boolean False
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: must be a mapping of fields: {', '.join(REQUIRED)} and the optional ones")
     problem = _find_problem(fields)
     if problem:
         raise UserError(f"{path}: {problem}")
@@ -243,14 +240,6 @@ def task_of(row, source: str) -> Task:
         raise UserError(f"{source}: the tasks in it are damaged ({', '.join(wrong)}); name your own with --tasks")
     values = {field.name: row[field.name] for field in dataclasses.fields(Task)}
     return Task(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-def _read_fields(path: Path) -> dict:
-    """A YAML mapping with every scalar as the text that was written, so that the answer No is not the boolean False."""
-    fields = read_yaml(path, as_text=True)
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: must be a mapping of fields: {', '.join(REQUIRED)} and the optional ones")
-    return fields
 
 
 def _find_problem(fields: dict) -> str | None:

@@ -75,20 +75,16 @@ class Windows(Dataset):
 
     @classmethod
     def continuous(cls, recordings: list[Recording], seconds, stride=None) -> "Windows":
-        """Windows cut one after another; seconds, stride: number of seconds, or a function of the number of channels.
+        """Windows cut one after another, of seconds(number of channels).
 
-        The rest of a recording makes a shorter window of at least two seconds. Windows with a stride of their own all
-        have the same length; shorter rests are left out.
+        The rest of a recording makes a shorter window of at least two seconds. Windows with a `stride` of their own
+        (seconds) all have the same length; shorter rests are left out.
         """
         parts = []
         for number, recording in enumerate(recordings):
-            length = seconds(len(recording.channels)) if callable(seconds) else seconds
-            step = length if stride is None else stride(len(recording.channels)) if callable(stride) else stride
-            whole = recording.samples // RATE
-            if stride is None:
-                starts = np.arange(0, max(whole - SHORTEST + 1, 0), step)
-            else:
-                starts = np.arange(0, max(whole - length + 1, 0), step)
+            length, whole = seconds(len(recording.channels)), recording.samples // RATE
+            shortest = SHORTEST if stride is None else length
+            starts = np.arange(0, max(whole - shortest + 1, 0), stride or length)
             stops = np.minimum(starts + length, whole)
             columns = (np.full_like(starts, number), starts * RATE, stops * RATE, np.full_like(starts, -1))
             parts.append(np.stack(columns, axis=1))

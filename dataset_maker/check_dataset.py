@@ -10,7 +10,6 @@ there is a problem.
 import argparse
 import os
 import sys
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -58,12 +57,10 @@ def check_amplitudes(recording) -> None:
 
 
 def check_listing(folder, recordings) -> list[str]:
-    """Splits that have no such name, and files that the manifest does not list."""
+    """Files that the manifest does not list."""
     listed = {recording.path for recording in recordings}
-    counts = Counter(recording.split for recording in recordings)
-    found = [f"{folder}: {counts[split]} recordings in split '{split}'" for split in counts if split not in SPLITS]
-    extra = (path for split in SPLITS for path in sorted((folder / split).rglob("*.h5")))
-    return found + [f"{path} is not in the manifest" for path in extra if path not in listed]
+    found = (path for split in SPLITS for path in sorted((folder / split).rglob("*.h5")))
+    return [f"{path} is not in the manifest" for path in found if path not in listed]
 
 
 def check_people(folders) -> tuple[list[str], list[str]]:

@@ -45,17 +45,13 @@ def unused(subject, run) -> str:
 def main(args):
     if args.download:
         fetch(args.download, args.raw_dir, rf"(S\d{{3}}/)?S\d{{3}}R({'|'.join(RUNS)})\.edf")
-    found, excluded = [], []
-    for path, name in find_named(args.raw_dir, [".edf"], r"(S\d{3})R(\d\d)\.edf", LAYOUT).items():
-        reason = unused(*name.groups())
-        if reason:
-            excluded.append((path, reason))
-        else:
-            found.append((path, name[1]))
+    named = find_named(args.raw_dir, [".edf"], r"(S\d{3})R(\d\d)\.edf", LAYOUT)
+    excluded = [(path, reason) for path, name in named.items() if (reason := unused(*name.groups()))]
+    found = {path: name[1] for path, name in named.items() if not unused(*name.groups())}
     if not found:
         raise errors.UserError(f"--raw_dir {args.raw_dir} holds no usable run; expected {LAYOUT}")
-    splits = split_subjects([subject for _, subject in found], SHARES, args.seed)
-    sources = [Source(path, path.stem, subject, splits[subject]) for path, subject in found]
+    splits = split_subjects(found.values(), SHARES, args.seed)
+    sources = [Source(path, path.stem, subject, splits[subject]) for path, subject in found.items()]
     recipe = Recipe("MotorImagery", SPLIT_RULE, LABELS, cut=cues, reader={"min_seconds": WINDOW})
     make(args, recipe, sources, excluded)
 

@@ -26,10 +26,6 @@ SPLIT_RULE = "subjects 00-25 train, 26-30 val, 31 and later test, as published"
 get_args = arguments(__doc__, 50.0, url=URL)
 
 
-def split_of(subject: int) -> str:
-    return "train" if subject <= 25 else "val" if subject <= 30 else "test"
-
-
 def last_minute(source, clean):
     """Windows of 4 s every 2 s in the last 60 s, all with the file's label."""
     stop = clean.eeg.shape[1]
@@ -42,7 +38,8 @@ def main(args):
     sources = []
     for path, name in find_named(args.raw_dir, [".edf"], RECORDINGS, LAYOUT).items():
         subject, run = name.groups()
-        sources.append(Source(path, path.stem, f"Subject{subject}", split_of(int(subject)), detail=int(run) - 1))
+        split = "train" if int(subject) <= 25 else "val" if int(subject) <= 30 else "test"
+        sources.append(Source(path, path.stem, f"Subject{subject}", split, detail=int(run) - 1))
     recipe = Recipe("Workload", SPLIT_RULE, LABELS, CHANNELS, last_minute, reader={"min_seconds": LAST})
     make(args, recipe, sources)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
-from dataset.channels import canonical_name, load_aliases
+from dataset.channels import canonical_names, load_aliases
 from dataset.hdf5 import RATE
 from dataset_maker.machinery.arrays import ARRAYS, add_array_arguments, array_format, is_array, is_nameless
 from dataset_maker.machinery.corpus import Recipe, arguments, make, tiles, whole
@@ -207,12 +207,13 @@ def main(args):
         raise errors.UserError(f"--window {args.window} --stride {stride}: both are whole seconds, 1 at least")
     labels = tuple(dict.fromkeys(classes.values()))  # several texts may name one class
     windows = Windows({text: labels.index(name) for text, name in classes.items()}, args.window * RATE, stride * RATE)
+    chosen = args.channels and not all(map(is_nameless, files))  # of nameless arrays they name, not choose
     about = {"array": vars(array) | {"channels": args.channels}} if array else {}
     recipe = Recipe(
         args.name or args.out_dir.resolve().name,
         rule,
         labels=labels,
-        channels=None if all(map(is_nameless, files)) else table_names(args.channels),  # else they name, not choose
+        channels=canonical_names(args.channels, "--channels: ") if chosen else None,
         cut=windows,
         reader={
             "min_seconds": args.window,
@@ -222,14 +223,6 @@ def main(args):
         parameters=about | {"window": args.window, "stride": stride, "classes": classes},
     )
     make(args, recipe, sources, excluded)
-
-
-def table_names(names) -> tuple[str, ...] | None:
-    """--channels as the table spells them. Raises UserError naming those it does not have."""
-    unknown = [name for name in names or () if canonical_name(name) is None]
-    if unknown:
-        raise errors.UserError(f"--channels {' '.join(unknown)}: not in the table of dataset/channels.py")
-    return tuple(map(canonical_name, names)) if names else None
 
 
 if __name__ == "__main__":

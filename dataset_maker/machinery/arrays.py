@@ -40,7 +40,7 @@ class ArrayFormat:
 
 def add_array_arguments(parser) -> None:
     """The flags of what arrays do not say, for `array_format`."""
-    parser.add_argument("--rate", type=_rate, help=f"Hz of {' '.join(ARRAYS)} files")
+    parser.add_argument("--rate", type=_above_zero, help=f"Hz of {' '.join(ARRAYS)} files")
     parser.add_argument("--unit", type=_unit, default="uV", help="of arrays: uV (default), mV, V, or raw:FACTOR to uV")
     parser.add_argument("--variable", help="the array to read where a .npz or .mat file holds several")
 
@@ -50,23 +50,18 @@ def array_format(args) -> ArrayFormat | None:
     return args.rate and ArrayFormat(args.rate, args.unit, tuple(args.channels or ()) or None, args.variable)
 
 
-def _rate(text) -> float:
-    return _above_zero(text, text, "a rate in Hz above 0")
-
-
 def _unit(text) -> float:
     kind, _, factor = text.partition(":")
-    factor = factor if kind == "raw" else UNITS.get(text, "")
-    return _above_zero(factor, text, "uV, mV, V or raw:FACTOR")
+    return _above_zero(factor if kind == "raw" else UNITS.get(text, ""), text, "uV, mV, V or raw:FACTOR")
 
 
-def _above_zero(number, text, wanted) -> float:
+def _above_zero(number, text=None, wanted="a rate in Hz above 0") -> float:
     try:
         if 0 < float(number) < np.inf:
             return float(number)
     except ValueError:
         pass  # refused below, like other numbers
-    raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    raise argparse.ArgumentTypeError(f"{text or number!r} is not {wanted}")
 
 
 def is_array(path) -> bool:
@@ -109,7 +104,7 @@ def _read_csv(path, rate) -> tuple[list[str], np.ndarray]:
         header = file.readline()
         delimiter = max(",;\t", key=header.count)
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-        if not any(names) or any(map(_is_number, names)):
+        if not any(names) or pd.to_numeric(pd.Series(names), errors="coerce").notna().any():
             raise UserError(f"its first row begins {header[:40].strip()!r}, it must name the channels")
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
@@ -137,13 +132,6 @@ def _open_text(path):
             yield file
     except EOFError:
         raise UserError("truncated: its compressed content ends too early") from None
-
-
-def _is_number(text) -> bool:
-    try:
-        return bool(float(text)) or True
-    except ValueError:
-        return False
 
 
 def _check_time(column, name, rate) -> None:

@@ -170,20 +170,16 @@ def make_file(args, recipe, source) -> dict:
     try:
         clean = load_recording(source.path, recipe.channels, args.notch, **recipe.reader)
         pieces = [_check_windows(piece, clean, recipe.labels) for piece in recipe.cut(source, clean)]
-        return record | {"status": "used"} | _write_pieces(args, recipe, source, file, clean, pieces)
+        notes = [*clean.notes, *(note for piece in pieces for note in piece.notes)]
+        if args.dtype == "float16" and np.abs(clean.eeg).max() > FLOAT16_MAX:
+            notes.append(f"clipped at {FLOAT16_MAX} uV, as far as float16 goes")
+        rows = [_write(args, recipe, source, file, clean, piece) for piece in pieces]
+        return record | {"status": "used", "notes": notes, "rows": rows}
     except Exception as error:  # one bad file is its line in the report, whatever it leads to
         if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:  # of --out_dir, not of this file
             raise
         reason = str(error).removeprefix(f"{source.path}: ") if isinstance(error, UserError) else described(error)
         return record | {"status": "refused", "notes": [reason], "rows": []}
-
-
-def _write_pieces(args, recipe, source, file, clean, pieces) -> dict:
-    """Write the recordings of a raw file -> the notes and rows of its record."""
-    notes = [*clean.notes, *(note for piece in pieces for note in piece.notes)]
-    if args.dtype == "float16" and np.abs(clean.eeg).max() > FLOAT16_MAX:
-        notes.append(f"clipped at {FLOAT16_MAX} uV, as far as float16 goes")
-    return {"notes": notes, "rows": [_write(args, recipe, source, file, clean, piece) for piece in pieces]}
 
 
 def _check_windows(piece, clean, labels) -> Piece:
@@ -232,10 +228,9 @@ def _write(args, recipe, source, file, clean, piece) -> dict:
     eeg = clean.eeg[:, piece.start : piece.stop]
     if args.dtype == "float16":
         eeg = eeg.clip(-FLOAT16_MAX, FLOAT16_MAX).astype(np.float16)
-    attributes = {"lFreq": clean.low, "hFreq": clean.high, "notch": clean.notch}
-    attributes |= {"source": file, "subject": source.subject}
+    attributes = {"lFreq": clean.low, "hFreq": clean.high, "notch": clean.notch, "source": file}
     rows = piece.rows if recipe.labels else None
-    sha256 = write_h5(path, piece.name, eeg, clean.channels, rows, **attributes)
+    sha256 = write_h5(path, piece.name, eeg, clean.channels, rows, **attributes, subject=source.subject)
     counts = Counter(label for _, _, label in piece.rows)
     return {
         "recording": piece.name,

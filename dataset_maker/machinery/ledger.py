@@ -4,16 +4,16 @@
 `manifest.csv` and `report.csv` from the lines of all shards, which may run at the same time and end in any order.
 """
 
-import csv
-import io
 import json
-from collections import Counter
 
 import mne
+import numpy as np
+import pandas as pd
 import yaml
 
 from dataset.descriptions import read_yaml
 from dataset.hdf5 import RATE
+from dataset.recordings import SPLITS
 from dataset_maker.machinery.preprocessing import HIGH, LOW
 from errors import UserError
 
@@ -103,10 +103,10 @@ class Ledger:
             return
         try:
             before = read_yaml(path)
-            changed = [key for key in self.description if before.get(key) != self.description[key]]
+            compared = [key for key in self.description if key != "made_with"]
+            changed = [key for key in compared if before.get(key) != self.description[key]]
         except (UserError, AttributeError):
             raise UserError(f"{path} is damaged; remove --out_dir {self.out_dir} and run this again") from None
-        changed = [key for key in changed if key != "made_with"]
         if changed:
             before, now = ({key: str(made.get(key))[:60] for key in changed} for made in (before, self.description))
             was = ", ".join(f"{key} {before[key]} (now {now[key]})" for key in changed)
@@ -171,24 +171,18 @@ class Ledger:
             print(f"warning: {split} is empty, all of its files were refused; another --seed splits differently")
 
     def _write_table(self, name, columns, rows) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        replace_text(self.out_dir / name, text.getvalue(), self.part)
+        text = pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n")
+        replace_text(self.out_dir / name, text, self.part)
 
     def _print_summary(self, rows) -> None:
-        labels = self.description["labels"] or []
+        labels, rows = self.description["labels"] or [], pd.DataFrame(rows)
         print(f"\n{self.description['name']} in {self.out_dir} (manifest.csv, report.csv, dataset.yaml)")
         print(f"{'split':8}{'recordings':>12}{'subjects':>10}{'hours':>10}{'windows':>10}  windows per label")
-        for split in sorted({row["split"] for row in rows}, key=("train", "val", "test").index):
-            mine = [row for row in rows if row["split"] == split]
-            counts = Counter()
-            for row in mine:
-                counts.update(dict(zip(labels, map(int, row["windows_per_label"].split()), strict=True)))
-            hours = sum(row["seconds"] for row in mine) / 3600
-            per_label = ", ".join(f"{label} {counts[label]}" for label in labels)
+        for split in sorted(set(rows["split"]), key=SPLITS.index):
+            mine = rows[rows["split"] == split]
+            counts = np.sum([[int(count) for count in text.split()] for text in mine["windows_per_label"]], axis=0)
+            per_label = ", ".join(f"{label} {count}" for label, count in zip(labels, counts, strict=True))
             print(
-                f"{split:8}{len(mine):12}{len({row['subject'] for row in mine}):10}{hours:10.2f}"
-                f"{sum(row['windows'] for row in mine):10}  {per_label}"
+                f"{split:8}{len(mine):12}{mine['subject'].nunique():10}{mine['seconds'].sum() / 3600:10.2f}"
+                f"{mine['windows'].sum():10}  {per_label}"
             )

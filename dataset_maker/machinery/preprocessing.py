@@ -172,11 +172,11 @@ def _band(rate, notch) -> tuple[float, float, tuple[str, ...]]:
 
 def _flat(data, places) -> list[str]:
     """The channels that never change. Raises UserError for NaN and infinite values."""
-    low, high = data.min(axis=1), data.max(axis=1)
-    broken = [place for place, span in zip(places, high - low, strict=True) if not np.isfinite(span)]
+    spans = dict(zip(places, np.ptp(data, axis=1), strict=True))
+    broken = [place for place, span in spans.items() if not np.isfinite(span)]
     if broken:
         raise UserError(f"NaN or infinite values in {', '.join(broken)}")
-    return [place for place, span in zip(places, high - low, strict=True) if span == 0]
+    return [place for place, span in spans.items() if span == 0]
 
 
 def _filter(data, rate, high, notch) -> np.ndarray:

@@ -74,8 +74,7 @@ def _complete(assigned, labels) -> bool:
     held = defaultdict(set)
     for subject, split in assigned.items():
         held[split] |= set(labels[subject])
-    everything = set().union(*held.values())
-    return all(held[split] == everything for split in set(assigned.values()))
+    return all(part == set().union(*held.values()) for part in held.values())
 
 
 def held_out(datasets) -> dict[str, str]:

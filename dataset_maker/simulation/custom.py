@@ -3,8 +3,6 @@
 Both hold the same experiment: imagined movement of the left or right hand for 4 s, every 7 s, 32 channels.
 """
 
-import csv
-import io
 import json
 from functools import partial
 
@@ -17,26 +15,17 @@ LABELS = ("left hand", "right hand")
 FORMATS = ((".edf", 250), (".bdf", 256), (".vhdr", 500), (".set", 250))
 
 
-def make_trials(rng, seconds: int) -> list:
-    """Rows (start s, stop s, label), as many of one hand as of the other but for one."""
-    starts = np.arange(2.0, seconds - 4, 7)
-    hands = rng.permutation(np.arange(starts.size) % 2)
-    return [(start, start + 4, LABELS[hand]) for start, hand in zip(starts.tolist(), hands, strict=True)]
-
-
 def add_session(corpus: Corpus, file: str, subject: str, rate: int, seconds: int, *, names=CAP_32, **facts) -> None:
-    """One recording of the experiment; its trials are events and annotations."""
-    rng = corpus.rng(file)
-    trials = make_trials(rng, seconds)
+    """One recording of the experiment, as many trials of one hand as of the other but for one, all annotated."""
+    rng, starts = corpus.rng(file), np.arange(2.0, seconds - 4, 7)
+    hands = rng.permutation(np.arange(starts.size) % 2)
+    trials = [(start, start + 4, LABELS[hand]) for start, hand in zip(starts.tolist(), hands, strict=True)]
     corpus.record(file, subject, names, rate, seconds, trials, rng=rng, annotations=trials, **facts)
 
 
 def table(header, rows, delimiter: str) -> str:
     """A CSV or TSV table as text."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    writer.writerows([header, *rows])
-    return text.getvalue()
+    return "".join(delimiter.join(map(str, row)) + "\n" for row in (header, *rows))
 
 
 def write_labels(corpus: Corpus, more=()) -> None:
@@ -72,23 +61,19 @@ def write_custom_awkward(corpus: Corpus, seconds: int) -> None:
     write_labels(corpus, [missing, beyond])
 
 
-def bids_sidecars(corpus: Corpus, prefix: str, events) -> None:
-    """The files that BIDS wants beside a recording: _eeg.json, _channels.tsv, _events.tsv."""
-    recording = corpus.recordings[-1]
-    about = {"TaskName": "hands", "SamplingFrequency": recording["rate"], "PowerLineFrequency": 50,
-             "EEGReference": "average", "SoftwareFilters": "n/a"}  # fmt: skip
-    corpus.text(f"{prefix}_eeg.json", json.dumps(about, indent=1) + "\n")
-    channels = [(name, "EEG", "uV") for name in recording["channels"]]
-    corpus.text(f"{prefix}_channels.tsv", table(("name", "type", "units"), channels, "\t"))
-    rows = [(start, "n/a" if stop is None else stop - start, label) for start, stop, label in events]
-    corpus.text(f"{prefix}_events.tsv", table(("onset", "duration", "trial_type"), rows, "\t"))
-
-
 def add_bids(corpus: Corpus, folder: str, name: str, suffix: str, rate: int, seconds: int, *, more=(), **facts) -> None:
-    """A recording of a BIDS root, `folder`/eeg/`name`_eeg, and its sidecars; `more` events go into _events.tsv only."""
+    """A recording of a BIDS root, `folder`/eeg/`name`_eeg, with _eeg.json, _channels.tsv and _events.tsv beside it;
+    `more` events go into the latter only."""
     prefix = f"{folder}/eeg/{name}"
     add_session(corpus, f"{prefix}_eeg{suffix}", name.split("_")[0], rate, seconds, **facts)
-    bids_sidecars(corpus, prefix, [*corpus.recordings[-1]["events"], *more])
+    about = {"TaskName": "hands", "SamplingFrequency": rate, "PowerLineFrequency": 50, "EEGReference": "average",
+             "SoftwareFilters": "n/a"}  # fmt: skip
+    corpus.text(f"{prefix}_eeg.json", json.dumps(about, indent=1) + "\n")
+    channels = [(channel, "EEG", "uV") for channel in corpus.recordings[-1]["channels"]]
+    corpus.text(f"{prefix}_channels.tsv", table(("name", "type", "units"), channels, "\t"))
+    events = [*corpus.recordings[-1]["events"], *more]
+    rows = [(start, "n/a" if stop is None else stop - start, label) for start, stop, label in events]
+    corpus.text(f"{prefix}_events.tsv", table(("onset", "duration", "trial_type"), rows, "\t"))
 
 
 def write_bids(corpus: Corpus, subjects: int, seconds: int) -> None:

@@ -15,7 +15,7 @@ import edfio
 import numpy as np
 import scipy.io
 
-from dataset_maker.simulation.signals import FLAT, SPOILT, Subject, draw_subject, make_eeg, scalp_position
+from dataset_maker.simulation.signals import FLAT, SPOILT, Subject, make_eeg, scalp_position
 
 START = datetime.datetime(2012, 3, 4, 10, 0, 0)  # every simulated recording starts here
 
@@ -37,7 +37,8 @@ class Corpus:
 
     def subject(self, name: str) -> Subject:
         """The traits of a subject, the same in all of its recordings."""
-        return draw_subject(self.rng(f"subject {name}"))
+        rng = self.rng(f"subject {name}")
+        return Subject(*(rng.uniform(*limits) for limits in Subject.DRAWN))
 
     def record(self, file: str, subject: str, names, rate: int, seconds: int, states, *, rng=None, mains=50.0,
                change=None, body=None, problem=None, **facts):  # fmt: skip

@@ -56,22 +56,18 @@ def write_workload_awkward(corpus: Corpus, seconds: int) -> None:
         add_workload(corpus, name, run, names, rate, length, **facts)
 
 
-def random_states(rng, seconds: int) -> list:
-    """States of 8 to 20 s that follow one another at random -> rows (start s, stop s, state) that cover `seconds`."""
-    names, rows, start = tuple(STATES), [], 0.0
-    while start < seconds:
-        stop = min(round(start + rng.uniform(8, 20), 2), seconds)
-        rows.append((start, stop, names[rng.integers(len(names))]))
-        start = stop
-    return rows
-
-
 def write_pretrain(corpus: Corpus, subjects: int, seconds: int) -> None:
-    """An unlabelled corpus of 19 channels at 250 Hz, 32 at 256, 64 at 160 and 4 at 256, in turn; a folder a subject."""
+    """An unlabelled corpus of 19 channels at 250 Hz, 32 at 256, 64 at 160 and 4 at 256, in turn; a folder a subject.
+
+    Its states of 8 to 20 s follow one another at random.
+    """
     for number in range(subjects):
         name, (channels, rate) = f"P{number:03d}", MONTAGES[number % len(MONTAGES)]
-        rng = corpus.rng(f"{name}/{name}_rest.edf")
-        states = random_states(rng, seconds)
+        rng, states, start = corpus.rng(f"{name}/{name}_rest.edf"), [], 0.0
+        while start < seconds:
+            stop = min(round(start + rng.uniform(8, 20), 2), seconds)
+            states.append((start, stop, tuple(STATES)[rng.integers(len(STATES))]))
+            start = stop
         corpus.record(f"{name}/{name}_rest.edf", name, channels, rate, seconds, states, rng=rng)
 
 

@@ -79,17 +79,12 @@ TRANSIENTS = {
 class Subject:
     """What does not change between the recordings of a subject: alpha frequency (Hz), scales, slope of 1/f power."""
 
+    DRAWN = ((9.0, 11.5), (0.75, 1.3), (0.75, 1.3), (6.0, 9.0), (0.9, 1.3))  # ranges of the fields
     alpha_hz: float
     alpha_scale: float
     theta_scale: float
     background_uv: float
     slope: float
-
-
-def draw_subject(rng: np.random.Generator) -> Subject:
-    """A subject: alpha of 9 to 11.5 Hz, amplitudes within a factor of 1.3 of the table, background 6 to 9 uV rms."""
-    ranges = ((9.0, 11.5), (0.75, 1.3), (0.75, 1.3), (6.0, 9.0), (0.9, 1.3))  # of the fields
-    return Subject(*(rng.uniform(*limits) for limits in ranges))
 
 
 def scalp_position(name: str) -> tuple[float, float]:
