@@ -34,7 +34,7 @@ NOWHERE = np.full(3, np.nan)
 class Adapter(nn.Module):
     """Resampling, patches, rows of the channel table, pieces and the head; a subclass adds the encoder.
 
-    n_chans, n_times: of the benchmark's windows; every call may have others. n_outputs: 0: the features (B, D). sfreq: of
+    n_chans, n_times: of the benchmark's windows; calls may have others. n_outputs: 0: the features (B, D). sfreq: of
     the input, in Hz. chs_info: dictionaries with "ch_name" and optionally "loc" (MNE's, it begins with x, y, z), for
     calls without `ch_names`. weights: a checkpoint, official or own, loaded strictly; it also tells the size, which
     `size` does for random weights. scale: what makes units of 100 uV of the input: 0.01 for uV, 1e4 for V, 1 for what
