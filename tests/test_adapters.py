@@ -134,6 +134,16 @@ def test_gradients_reach_the_first_layer_and_a_copy_answers_the_same(kind):
     assert {name.split(".")[0] for name in model.state_dict()} == {"encoder", "final_layer"}
 
 
+@BOTH
+def test_every_linear_layer_is_called_so_that_lora_can_take_its_place(kind):
+    model, called = build(kind), []
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, *_: called.append(layer))
+    model(eeg(3, 400), ch_names=NAMES)
+    assert len(called) == len(layers) and set(called) == set(layers)
+
+
 def test_weights_of_every_kind_load_strictly(tmp_path):
     masked, classifier = MaskedModel(BACKBONES["tiny"], 64), Classifier(BACKBONES["tiny"], 3)
     vq, lm = make_vq(), make_lm()
