@@ -37,7 +37,7 @@ $(ADAPTERS)/.installed: requirements-adapters.txt
 
 # without a terminal, NeuralBench does not ask where to keep its data
 adapters: $(ADAPTERS)/.installed
-	OMP_NUM_THREADS=1 $(ADAPTERS)/bin/python -W ignore benchmarks/adapters.py < /dev/null
+	$(ADAPTERS)/bin/python -W ignore benchmarks/adapters.py < /dev/null
 
 clean:
 	rm -rf $(VENV) $(ADAPTERS) demo
