@@ -103,6 +103,8 @@ def test_units(kind):
     expected = build(kind)(x, ch_names=NAMES)
     assert_close(build(kind, scale=1e4)(x * 1e-6, ch_names=NAMES), expected)
     assert_close(build(kind, scale=1)(x / 100, ch_names=NAMES), expected)
+    with pytest.warns(UserWarning, match="with scale 0.01 this EEG has a median of .* uV"):
+        build(kind)(x * 1e-6, ch_names=NAMES)
 
 
 @BOTH

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dataset.channels import PAD_ROW, STANDARD_1020, canonical_name
+from dataset.checks import PLAUSIBLE
 from dataset.windows import LABRAM_ROWS, LABRAM_SECONDS, MAX_SECONDS, MICROVOLTS, RATE
 from errors import UserError
 from model.labram import BACKBONES, Classifier, load_pretrained, model_state
@@ -57,7 +58,7 @@ class Adapter(nn.Module):
         self.positions = chs_info and np.array([channel.get("loc", NOWHERE)[:3] for channel in chs_info], dtype=float)
         self.encoder = encoder
         self.final_layer = nn.Linear(width, n_outputs) if n_outputs else nn.Identity()
-        self.said = set()  # channels whose stand-ins were announced
+        self.said, self.looked = set(), False  # channels whose stand-ins were announced; whether the unit was checked
 
     def forward(self, x, ch_names=None, channel_positions=None, **_):
         """x (B, C, T) at `sfreq`; ch_names: C names, default: those of chs_info; channel_positions (B, C, 3) or (C, 3)
@@ -67,8 +68,12 @@ class Adapter(nn.Module):
         if x.dim() != 3:
             raise UserError(f"EEG of shape {tuple(x.shape)}: expected (batch, channels, samples)")
         rows = self.rows(x.size(1), ch_names, channel_positions).to(x.device).expand(len(x), -1)
-        patches = to_patches(resample(x.float() * self.scale, self.sfreq))  # (B, C, S, 200)
-        return self.final_layer(self.pool(patches, rows))
+        x = x.float() * self.scale
+        if not self.looked:
+            self.looked, median = True, x.detach().abs().median().item()
+            if not PLAUSIBLE[0] <= median <= PLAUSIBLE[1]:
+                warnings.warn(f"with scale {self.scale:g} this EEG has a median of {100 * median:.2g} uV", stacklevel=2)
+        return self.final_layer(self.pool(to_patches(resample(x, self.sfreq)), rows))
 
     def pool(self, patches, rows):
         """patches (B, C, S, 200) in 100 uV, rows (B, C) of the channel table -> features (B, D): the mean of the tokens
@@ -167,14 +172,13 @@ def _read_neurolm(path) -> NeuralTransformer:
 @functools.cache
 def electrodes() -> dict[str, np.ndarray]:
     """{name in upper case: where a 10-05 electrode lies, x, y, z in metres in MNE's head frame}."""
-    montage = mne.channels.make_standard_montage("colin27_1005")  # official name of standard_1005 since MNE 1.13
+    montage = mne.channels.make_standard_montage("colin27_1005")  # standard_1005 before MNE 1.13
     info = mne.create_info(montage.ch_names, RATE, "eeg").set_montage(montage)
     return {channel["ch_name"].upper(): channel["loc"][:3] for channel in info["chs"]}
 
 
 def table_rows(names, positions, max_rows: int):
-    """Rows of the channel table below `max_rows` for C names -> (1, C) or (B, C) int64, and {name: the name of the row
-    that stands in for it}.
+    """Rows of the channel table below `max_rows` for C names -> (1, C) or (B, C) int64, and {name: its stand-in}.
 
     A channel without such a row takes that of the nearest electrode: by its place in the 10-05 system when the name is
     of it, else by `positions` (C, 3) or (B, C, 3). Raises UserError for channels with neither.
@@ -203,8 +207,7 @@ def table_rows(names, positions, max_rows: int):
 
 
 def in_metres(positions, table):
-    """Positions (..., 3) -> (K, 3), NaN where there is none. What is scaled to 0..1 along each axis is taken for a cap
-    that spans the same head as the electrodes of the table (R, 3); others stay as they are."""
+    """Positions (..., 3) -> (K, 3), NaN where there is none; those from 0 to 1 are stretched over the table (R, 3)."""
     places = positions.reshape(-1, 3).copy()
     places[(places == 0).all(-1) | np.isclose(places, ABSENT).all(-1)] = np.nan
     given = places[~np.isnan(places).any(-1)]
@@ -213,10 +216,8 @@ def in_metres(positions, table):
 
 
 def to_patches(x):
-    """x (B, C, T) at 200 Hz -> its seconds (B, C, S, 200).
-
-    A rest of half a second or more makes one more patch of the last 200 samples, which overlaps the one before; a
-    shorter rest is cut off. A window below one second goes on with its last value."""
+    """x (B, C, T) at 200 Hz -> its seconds (B, C, S, 200). A rest of half a second or more makes one more patch of the
+    last 200 samples; a shorter one is cut off. A window below one second goes on with its last value."""
     x = F.pad(x, (0, max(0, RATE - x.size(-1))), mode="replicate")
     starts = torch.arange(0, x.size(-1) - RATE // 2 + 1, RATE, device=x.device).clamp(max=x.size(-1) - RATE)
     return x[..., starts[:, None] + torch.arange(RATE, device=x.device)]
@@ -225,8 +226,7 @@ def to_patches(x):
 def resample(x, sfreq: float):
     """x (B, C, T) at sfreq Hz -> (B, C, about T·200/sfreq) at 200 Hz: a Hann-windowed sinc low-pass at the lower of the
     two Nyquist frequencies, evaluated at the new times; beyond the edges the first and last values go on."""
-    ratio = Fraction(RATE / sfreq).limit_denominator(1000)
-    up, down = ratio.numerator, ratio.denominator
+    up, down = Fraction(RATE / sfreq).limit_denominator(1000).as_integer_ratio()
     if up == down:
         return x
     filters, before = _sinc_filters(up, down)
