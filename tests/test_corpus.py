@@ -75,7 +75,7 @@ def test_splits_do_not_depend_on_order_or_hash_seed():
     assert split_subjects(reversed(subjects), {"val": 0.2, "train": 0.8}, seed=1) == expected
     assert split_subjects(subjects, {"val": 0.2, "train": 0.8}, seed=2) != expected
     code = (
-        "import json; from dataset_maker.splits import split_subjects as split;"
+        "import json; from dataset_maker.machinery.splits import split_subjects as split;"
         "print(json.dumps(split({f's{n}' for n in range(50)}, {'val': 0.2, 'train': 0.8}, 1)))"
     )
     for hash_seed in ("1", "2"):
