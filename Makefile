@@ -3,11 +3,14 @@
 # make test                         the tests
 # make lint                         the linter
 # Each sets up .venv by itself; all it needs is Python 3.11 or later.
+# make adapters                     the encoders in NeuralBench, braindecode and OpenEEGBench (Python 3.12, 6 GB)
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+ADAPTERS := .venv-adapters
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint adapters clean
 
 $(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,5 +29,15 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 
+# not part of .venv: these packages bring torchvision, which breaks transformers there
+$(ADAPTERS)/.installed: requirements-adapters.txt
+	$(PYTHON312) -m venv $(ADAPTERS)
+	$(ADAPTERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-adapters.txt
+	@touch $@
+
+# without a terminal, NeuralBench does not ask where to keep its data
+adapters: $(ADAPTERS)/.installed
+	$(ADAPTERS)/bin/python -W ignore benchmarks/adapters.py < /dev/null
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(ADAPTERS) demo

@@ -262,7 +262,7 @@ def _find_problem(fields: dict) -> str | None:
             return f"{field}: must be true or false, not {fields[field][:80]!r}"
     if not re.fullmatch(r"\w[\w.-]{,99}", fields["name"]):
         name = fields["name"][:80]
-        return f"name: {name!r} must be 1 to 100 letters, digits, '_', '-' and '.': files are named after it"
+        return f"name: {name!r} must be of letters, digits, '_', '-' and '.', 100 at most: files get this name"
     if len(fields.get("labels", fields["answers"])) != len(fields["answers"]):
         return "labels: must be as many as the answers, in their order"
     return _find_answer_problem(fields["answers"], fields.get("metrics", ()))

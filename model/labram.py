@@ -57,10 +57,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x):
-        bias = None
+        qkv = self.qkv(x)  # called, not read: what an adapter such as LoRA puts in its place must take part
         if self.q_bias is not None:
-            bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias)
+            qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.n_head)
         y = F.scaled_dot_product_attention(self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v)
         return self.proj(rearrange(y, "b h n d -> b n (h d)"))

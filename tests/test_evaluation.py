@@ -19,7 +19,7 @@ import json, os, sys
 sys.path.insert(0, os.getcwd())
 import numpy as np, torch
 import torch.distributed as dist
-from evaluation import collect
+from evaluation.scoring import collect
 
 rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 if world > 1:
@@ -66,7 +66,7 @@ FAILING = """
 import os, sys
 sys.path.insert(0, os.getcwd())
 import torch.distributed as dist
-from evaluation import collect
+from evaluation.scoring import collect
 
 dist.init_process_group("gloo")
 
