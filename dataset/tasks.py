@@ -107,42 +107,21 @@ TASKS = {
     task.name: task
     for task in (
         Task("TUAB", "Is this EEG segment abnormal?", ("No", "Yes"), labels=("normal", "abnormal")),
-        Task(
-            "TUEV",
-            "Which event type does this EEG segment belong to?",
-            (
-                "spike and slow wave",
-                "generalized periodic epileptiform discharge",
-                "periodic lateralized epileptiform discharge",
-                "eye movement",
-                "artifact",
-                "background",
-            ),
-            lettered=True,
-            labels=("spsw", "gped", "pled", "eyem", "artf", "bckg"),
-        ),
+        Task("TUEV", "Which event type does this EEG segment belong to?",
+             ("spike and slow wave", "generalized periodic epileptiform discharge",
+              "periodic lateralized epileptiform discharge", "eye movement", "artifact", "background"),
+             lettered=True, labels=("spsw", "gped", "pled", "eyem", "artf", "bckg")),
         Task("SEED", "Which emotion type does this EEG segment belong to?", ("Positive", "Neutral", "Negative")),
-        Task(
-            "HMC",
-            "Which sleep type does this EEG segment belong to?",
-            ("Wake", "NREM-1", "NREM-2", "NREM-3", "REM"),
-            lettered=True,
-            labels=("W", "N1", "N2", "N3", "R"),
-        ),
+        Task("HMC", "Which sleep type does this EEG segment belong to?",
+             ("Wake", "NREM-1", "NREM-2", "NREM-3", "REM"), lettered=True, labels=("W", "N1", "N2", "N3", "R")),
         Task("Workload", "Is this EEG segment of high workload?", ("No", "Yes"), labels=("rest", "arithmetic")),
-        Task(
-            "TUSL",
-            "Which type does this EEG segment belong to?",
-            ("background", "seizure", "slowing"),
-            lettered=True,
-            supervise_bracket=False,
-            labels=("bckg", "seiz", "slow"),
-        ),
+        Task("TUSL", "Which type does this EEG segment belong to?", ("background", "seizure", "slowing"),
+             lettered=True, supervise_bracket=False, labels=("bckg", "seiz", "slow")),
         # of this project: sets that anyone can have
         Task("MotorImagery", "Which hand does the subject imagine moving?", ("left", "right")),
         Task("ADHD", "Is this EEG segment of a child with ADHD?", ("No", "Yes")),
     )
-}
+}  # fmt: skip
 
 
 REQUIRED = ("name", "question", "answers", "dataset")

@@ -19,25 +19,22 @@ from dataset_maker.machinery.tuh import MAINS, patient_of
 
 LABELS = ("bckg", "seiz", "slow")
 WINDOW = 10  # seconds
+FORM = "'start stop class probability'"
 LAYOUT = "edf/**/*.edf with a .tse_agg beside each"
 SPLIT_RULE = "by subject, 60/20/20, seeded, each class in each split"
 get_args = arguments(__doc__, MAINS)
 
 
-def read_events(path) -> list[tuple[float, float, str]]:
-    """Rows of a .tse_agg file: start s, stop s, class. Raises UserError when it is missing or malformed."""
-
-    def parse(line):
-        words = line.split()
-        return (float(words[0]), float(words[1]), words[2]) if words and words[0] != "version" else None
-
-    return read_labels(path, parse, "'start stop class probability'")
+def read_event(line) -> tuple[float, float, str] | None:
+    """A line of a .tse_agg file -> start s, stop s, class; None for others. Raises ValueError, IndexError."""
+    words = line.split()
+    return (float(words[0]), float(words[1]), words[2]) if words and words[0] != "version" else None
 
 
 def windows(source, clean):
     """10 s from the start of each event, and again every 10 s where an event is that long."""
     samples, window, rows, others = clean.eeg.shape[1], WINDOW * RATE, [], 0
-    for start, stop, label in read_events(source.detail):
+    for start, stop, label in read_labels(source.detail, read_event, FORM):
         if label not in LABELS or not 0 <= start < samples / RATE:
             others += 1
             continue
@@ -49,7 +46,7 @@ def windows(source, clean):
 
 def labels_of(path) -> set[str]:
     try:
-        return {label for *_, label in read_events(path)} & set(LABELS)
+        return {label for *_, label in read_labels(path, read_event, FORM)} & set(LABELS)
     except errors.UserError:  # the same error refuses the file when its turn comes
         return set()
 
