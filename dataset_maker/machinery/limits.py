@@ -20,8 +20,7 @@ def bounded_memory(paths):
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = pages * resource.getpagesize() + int(AT_LEAST) + PER_BYTE * size
-    for bound in (soft, hard):
-        limit = limit if bound == resource.RLIM_INFINITY else min(limit, bound)
+    limit = min([limit, *(bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY)])
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
         yield
