@@ -12,8 +12,7 @@ import errors
 from dataset.channels import TUH_CHANNELS
 from dataset.hdf5 import RATE
 from dataset_maker.machinery.corpus import Recipe, arguments, make, tiles, whole
-from dataset_maker.machinery.sources import find_files, list_sources
-from dataset_maker.machinery.tuh import MAINS, OFFICIAL_RULE, folder_choice, official_splits, patient_of, sides_of
+from dataset_maker.machinery.tuh import MAINS, OFFICIAL_RULE, folder_choice, official_sources, patient_of
 
 LABELS = ("normal", "abnormal")
 WINDOW = 10  # seconds
@@ -27,12 +26,11 @@ def windows(source, clean):
 
 
 def main(args):
-    paths = find_files(args.raw_dir, [".edf"], LAYOUT)
-    subjects = [patient_of(path) for path in paths]
-    splits = official_splits(subjects, sides_of(paths, args.raw_dir), args.seed)
-    labels = [LABELS.index(folder_choice(path, args.raw_dir, LABELS)) for path in paths]
+    def label_of(path):
+        return LABELS.index(folder_choice(path, args.raw_dir, LABELS))
+
     recipe = Recipe("TUAB", OFFICIAL_RULE, LABELS, TUH_CHANNELS, windows, reader={"min_seconds": WINDOW})
-    make(args, recipe, list_sources(paths, args.raw_dir, subjects, splits, labels))
+    make(args, recipe, official_sources(args, LAYOUT, label_of, patient_of))
 
 
 if __name__ == "__main__":

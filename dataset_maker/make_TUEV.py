@@ -12,8 +12,8 @@ import errors
 from dataset.channels import TUH_CHANNELS
 from dataset.hdf5 import RATE
 from dataset_maker.machinery.corpus import Recipe, arguments, inside, make, whole
-from dataset_maker.machinery.sources import find_files, list_sources, read_labels
-from dataset_maker.machinery.tuh import MAINS, OFFICIAL_RULE, official_splits, patient_of, sides_of
+from dataset_maker.machinery.sources import read_labels
+from dataset_maker.machinery.tuh import MAINS, OFFICIAL_RULE, official_sources, patient_of
 
 LABELS = ("spsw", "gped", "pled", "eyem", "artf", "bckg")  # classes 1 to 6 of the .rec files
 AROUND, WINDOW = 2, 5  # seconds before an event of 1 s, and of the whole window
@@ -42,16 +42,14 @@ def windows(source, clean):
     return whole(source, clean, rows, notes)
 
 
+def subject_of(path, side) -> str:
+    """patient_00000001.edf in train; in eval subjects have numbers and files are called bckg_000_a_.edf."""
+    return patient_of(path) if side == "train" else path.parent.name
+
+
 def main(args):
-    paths = find_files(args.raw_dir, [".edf"], LAYOUT)
-    sides = sides_of(paths, args.raw_dir)
-    # patient_00000001.edf in train; in eval subjects have numbers and files are called bckg_000_a_.edf
-    subjects = [
-        patient_of(path) if side == "train" else path.parent.name for path, side in zip(paths, sides, strict=True)
-    ]
-    splits, events = official_splits(subjects, sides, args.seed), [path.with_suffix(".rec") for path in paths]
     recipe = Recipe("TUEV", OFFICIAL_RULE, LABELS, TUH_CHANNELS, windows, reader={"min_seconds": WINDOW})
-    make(args, recipe, list_sources(paths, args.raw_dir, subjects, splits, events))
+    make(args, recipe, official_sources(args, LAYOUT, lambda path: path.with_suffix(".rec"), subject_of))
 
 
 if __name__ == "__main__":

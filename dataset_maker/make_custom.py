@@ -215,11 +215,7 @@ def main(args):
         labels=labels,
         channels=canonical_names(args.channels, "--channels: ") if chosen else None,
         cut=windows,
-        reader={
-            "min_seconds": args.window,
-            "aliases": load_aliases(args.aliases) if args.aliases else None,
-            "array": array,
-        },
+        reader={"min_seconds": args.window, "aliases": args.aliases and load_aliases(args.aliases), "array": array},
         parameters=about | {"window": args.window, "stride": stride, "classes": classes},
     )
     make(args, recipe, sources, excluded)

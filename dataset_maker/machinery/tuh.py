@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 
+from dataset_maker.machinery.sources import Source, find_files, list_sources
 from dataset_maker.machinery.splits import split_subjects
 from errors import UserError
 
@@ -11,7 +12,7 @@ OFFICIAL_RULE = "eval is test; training subjects 80/20 train and val, seeded"
 REFERENCE_FOLDER = re.compile(r"\d\d_tcp_(ar|le)(_a)?")
 
 
-def patient_of(path) -> str:
+def patient_of(path, side=None) -> str:
     """The patient of a file called patient_session_....edf."""
     return path.stem.split("_")[0]
 
@@ -44,15 +45,12 @@ def split_official(parts, seed) -> dict[str, str]:
     return splits | (split_subjects(training, {"val": 0.2, "train": 0.8}, seed) if training else {})
 
 
-def official_splits(subjects, sides, seed) -> list[str]:
-    """The split of each file, by its subject and its side, "train" or "eval"."""
-    parts = defaultdict(set)
+def official_sources(args, layout, detail_of, subject_of) -> list[Source]:
+    """The raw files of such a corpus; subject_of(path, side) names the subject of a file in "train" or "eval"."""
+    paths = find_files(args.raw_dir, [".edf"], layout)
+    sides = [folder_choice(path, args.raw_dir, ("train", "eval")) for path in paths]
+    subjects, parts = [*map(subject_of, paths, sides)], defaultdict(set)
     for subject, side in zip(subjects, sides, strict=True):
         parts[subject].add(side)
-    splits = split_official(parts, seed)
-    return [splits[subject] for subject in subjects]
-
-
-def sides_of(paths, raw_dir) -> list[str]:
-    """Of each file, whether it lies in "train" or in "eval"."""
-    return [folder_choice(path, raw_dir, ("train", "eval")) for path in paths]
+    splits = split_official(parts, args.seed)
+    return list_sources(paths, args.raw_dir, subjects, map(splits.get, subjects), [*map(detail_of, paths)])
