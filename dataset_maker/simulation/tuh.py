@@ -72,37 +72,40 @@ def write_tueg_awkward(corpus: Corpus, seconds: int) -> None:
     add(*tueg_file(910), problem="truncated")
 
 
+def add_tuab(corpus: Corpus, number: int, seconds: int, state="abnormal", split="train", folder="01_tcp_ar",
+             session="s001", **facts) -> None:  # fmt: skip
+    """A TUAB recording of one state."""
+    name, events = patient(number), [(0, seconds, state)]
+    file = f"edf/{split}/{state}/{folder}/{name}_{session}_t000.edf"
+    add_recording(corpus, file, name, seconds, state, events=events, split=split, **facts)
+
+
 def write_tuab(corpus: Corpus, subjects: int, seconds: int) -> None:
     """TUAB: edf/{train,eval}/{normal,abnormal}/01_tcp_ar/, every third patient in eval, normal and abnormal in turn."""
     for number in range(subjects):
-        name, state = patient(number), ("normal", "abnormal")[number % 2]
-        split = "eval" if number % 3 == 2 else "train"
-        file = f"edf/{split}/{state}/01_tcp_ar/{name}_s001_t000.edf"
-        add_recording(corpus, file, name, seconds, state, events=[(0, seconds, state)], split=split)
+        add_tuab(corpus, number, seconds, ("normal", "abnormal")[number % 2], "eval" if number % 3 == 2 else "train")
 
 
 def write_tuab_awkward(corpus: Corpus, seconds: int) -> None:
     """An older release's deeper path, with dots; lower-case names; extra channels; electrodes missing, or flat."""
-    events = [(0, seconds, "abnormal")]
-    add = partial(add_recording, corpus, seconds=seconds, states="abnormal", events=events, split="train")
-    top, names = "edf/train/abnormal/01_tcp_ar", [patient(number) for number in range(900, 905)]
-    older = f"{top}/000/{names[0]}/s004_2013.08.15/{names[0]}_s004_t000.edf"
-    add(older, names[0], note="deeper path, with dots")
+    older = {"folder": f"01_tcp_ar/000/{patient(900)}/s004_2013.08.15", "session": "s004"}
+    add_tuab(corpus, 900, seconds, **older, note="deeper path, with dots")
     lower = {"names": [f"eeg {channel.lower()}-ref" for channel in CHANNELS], "extra": ("EMG-REF", "IBI")}
-    add(f"{top}/{names[1]}_s001_t000.edf", names[1], **lower, note="lower-case names, extra channels")
-    add(f"{top}/{names[2]}_s001_t000.edf", names[2], reference="LE", note="linked ears")
+    add_tuab(corpus, 901, seconds, **lower, note="lower-case names, extra channels")
+    add_tuab(corpus, 902, seconds, reference="LE", note="linked ears")
     fewer = [f"EEG {channel}-REF" for channel in CHANNELS[:-2]]
-    add(f"{top}/{names[3]}_s001_t000.edf", names[3], names=fewer, problem="channels", missing_channels=["T1", "T2"])
-    add(f"{top}/{names[4]}_s001_t000.edf", names[4], problem="flat")
+    add_tuab(corpus, 903, seconds, names=fewer, problem="channels", missing_channels=["T1", "T2"])
+    add_tuab(corpus, 904, seconds, problem="flat")
 
 
-def add_tuev(corpus: Corpus, file: str, subject: str, seconds: int, rows, **facts) -> None:
+def add_tuev(corpus: Corpus, name: str, seconds: int, rows, split="train", folder=None, **facts) -> None:
     """A TUEV recording with its .rec: rows (montage channel, start s, stop s, label), an event once in the EEG."""
-    events = sorted({row[1:] for row in rows})
-    marks = [(start, stop, label) for _, start, stop, label in rows]
-    add_recording(corpus, file, subject, seconds, "bckg", transients=events, events=marks, **facts)
+    file = f"edf/eval/{name}/bckg_{name}_a_" if split == "eval" else f"edf/train/{folder or name}/{name}_00000001"
+    about = {"transients": sorted({row[1:] for row in rows}), "events": [row[1:] for row in rows], "split": split}
+    add_recording(corpus, f"{file}.edf", name, seconds, "bckg", **about, **facts)
     lines = [f"{channel},{start:.1f},{stop:.1f},{EVENTS.index(label) + 1}\n" for channel, start, stop, label in rows]
-    corpus.text(file.removesuffix(".edf") + ".rec", "".join(lines))
+    if rows:
+        corpus.text(f"{file}.rec", "".join(lines))
 
 
 def write_tuev(corpus: Corpus, subjects: int, seconds: int) -> None:
@@ -111,61 +114,51 @@ def write_tuev(corpus: Corpus, subjects: int, seconds: int) -> None:
     Events of 1 s, 6 s apart, the six classes in random order; gped is marked on two channels: two rows.
     """
     for number in range(subjects):
-        split = "eval" if number % 3 == 2 else "train"
-        name = f"{number:03d}" if split == "eval" else patient(number)
-        file = f"edf/eval/{name}/bckg_{name}_a_.edf" if split == "eval" else f"edf/train/{name}/{name}_00000001.edf"
+        split, name = ("eval", f"{number:03d}") if number % 3 == 2 else ("train", patient(number))
         labels, rows = [], []
         for start in range(3, seconds - 3, 6):
             labels = labels or list(corpus.rng(f"{name} {start}").permutation(EVENTS))
             label = str(labels.pop())
             rows += [(channel, float(start), start + 1.0, label) for channel in MARKED[label]]
-        add_tuev(corpus, file, name, seconds, rows, split=split)
+        add_tuev(corpus, name, seconds, rows, split)
 
 
 def write_tuev_awkward(corpus: Corpus, seconds: int) -> None:
     """Events at both ends of a file, one event on five channels, a path with a dot, a recording without its .rec."""
-    name, dotted, unmarked = (patient(number) for number in (900, 901, 902))
-    edges = [(0, 0.0, 1.0, "eyem"), (14, seconds - 1.0, float(seconds), "spsw")]
+    first, last = (0, 0.0, 1.0, "eyem"), (14, seconds - 1.0, float(seconds), "spsw")
     wide = [(channel, 20.0, 21.0, "gped") for channel in (3, 7, 17, 21, 10)]
-    file = f"edf/train/{name}/{name}_00000001.edf"
-    add_tuev(corpus, file, name, seconds, edges[:1] + wide + edges[1:], split="train", note="edges, several rows")
-    file = f"edf/train/{dotted}.v2/{dotted}_00000001.edf"
-    add_tuev(corpus, file, dotted, seconds, edges, split="train", note="path with a dot")
-    file = f"edf/train/{unmarked}/{unmarked}_00000001.edf"
-    add_recording(corpus, file, unmarked, seconds, "bckg", split="train", problem="labels")
+    add_tuev(corpus, patient(900), seconds, [first, *wide, last], note="edges, several rows")
+    dotted = patient(901)
+    add_tuev(corpus, dotted, seconds, [first, last], folder=f"{dotted}.v2", note="path with a dot")
+    add_tuev(corpus, patient(902), seconds, (), problem="labels")
 
 
-def add_tusl(corpus: Corpus, file: str, subject: str, seconds: int, events, **facts) -> None:
+def add_tusl(corpus: Corpus, number: int, seconds: int, events, folder="s001_2012/01_tcp_ar", **facts) -> None:
     """A TUSL recording with its .tse_agg; events are rows (start s, stop s, bckg | seiz | slow)."""
-    states, before = [], 0.0
+    name, states, before = patient(number), [], 0.0
     for start, stop, label in events:
         states += [(before, start, "bckg"), (start, stop, label if label in STATES else "bckg")]
         before = stop
     states.append((before, seconds, "bckg"))
-    add_recording(corpus, file, subject, seconds, states, transients=events, events=events, **facts)
+    file = f"edf/{name}/{folder}/{name}_s001_t000"
+    add_recording(corpus, f"{file}.edf", name, seconds, states, transients=events, events=events, **facts)
     lines = [f"{start:.4f} {stop:.4f} {label} 1.0000\n" for start, stop, label in events]
-    corpus.text(file.removesuffix(".edf") + ".tse_agg", "version = tse_v1.0.0\n\n" + "".join(lines))
+    if events:
+        corpus.text(f"{file}.tse_agg", "version = tse_v1.0.0\n\n" + "".join(lines))
 
 
 def write_tusl(corpus: Corpus, subjects: int, seconds: int) -> None:
     """TUSL: edf/patient/session/01_tcp_ar/, events of 10 s every 15 s, the three classes in turn."""
+    starts = np.arange(4.5, seconds - 10, 15).tolist()
+    events = [(start, start + 10, ("bckg", "seiz", "slow")[place % 3]) for place, start in enumerate(starts)]
     for number in range(subjects):
-        name = patient(number)
-        starts = np.arange(4.5, seconds - 10, 15).tolist()
-        events = [(start, start + 10, ("bckg", "seiz", "slow")[place % 3]) for place, start in enumerate(starts)]
-        add_tusl(corpus, f"edf/{name}/s001_2012/01_tcp_ar/{name}_s001_t000.edf", name, seconds, events)
+        add_tusl(corpus, number, seconds, events)
 
 
 def write_tusl_awkward(corpus: Corpus, seconds: int) -> None:
     """Events at both ends of a file; two files of one name, in folders with dots; a recording without its .tse_agg."""
-    name = patient(900)
     events = [(0.0, 10.0, "seiz"), (seconds - 10.0, float(seconds), "slow")]
     for session in ("s001_2012.01", "s001_2012.02"):
-        file = f"edf/{name}/{session}/01_tcp_ar/{name}_s001_t000.edf"
-        add_tusl(corpus, file, name, seconds, events, note="edges, equal names, path with a dot")
-    name = patient(901)
-    file = f"edf/{name}/s001_2012/02_tcp_le/{name}_s001_t000.edf"
-    add_tusl(corpus, file, name, seconds, events, reference="LE", note="linked ears")
-    name = patient(902)
-    file = f"edf/{name}/s001_2012/01_tcp_ar/{name}_s001_t000.edf"
-    add_recording(corpus, file, name, seconds, "bckg", problem="labels")
+        add_tusl(corpus, 900, seconds, events, f"{session}/01_tcp_ar", note="edges, equal names, path with a dot")
+    add_tusl(corpus, 901, seconds, events, "s001_2012/02_tcp_le", reference="LE", note="linked ears")
+    add_tusl(corpus, 902, seconds, (), problem="labels")
