@@ -30,7 +30,7 @@ def main(args):
         return LABELS.index(folder_choice(path, args.raw_dir, LABELS))
 
     recipe = Recipe("TUAB", OFFICIAL_RULE, LABELS, TUH_CHANNELS, windows, reader={"min_seconds": WINDOW})
-    make(args, recipe, official_sources(args, LAYOUT, label_of, patient_of))
+    make(args, recipe, official_sources(args, LAYOUT, label_of, lambda path, _: patient_of(path)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ OFFICIAL_RULE = "eval is test; training subjects 80/20 train and val, seeded"
 REFERENCE_FOLDER = re.compile(r"\d\d_tcp_(ar|le)(_a)?")
 
 
-def patient_of(path, side=None) -> str:
+def patient_of(path) -> str:
     """The patient of a file called patient_session_....edf."""
     return path.stem.split("_")[0]
 
