@@ -152,18 +152,16 @@ def find_leaks(trained: list[dict], held: list[Roster], splits) -> Findings:
                 )
             comparable = same or not marks.isdisjoint(entry["recordings"].split())
             known = set(entry["subjects"].split())
-            both = [subject for subject in sorted(subjects) if shorten(subject) in known]
-            lines = {s: f"{s}: in training of {entry['dataset']} and in {subjects[s]} of {roster.folder}" for s in both}
-            if roster.name == entry["name"] and roster.name in WITHIN_SUBJECTS:
-                found.published += lines.values()
-                continue
-            sure = [subject for subject in both if comparable or not COUNTER.fullmatch(subject)]
-            found.leaks += [lines[subject] for subject in sure]
-            found.not_compared += [
-                f"{lines[subject]}, one person or two: write corpus: NAME into the dataset.yaml of both to tell"
-                for subject in both
-                if subject not in sure
-            ]
+            for subject in sorted(subject for subject in subjects if shorten(subject) in known):
+                line = f"{subject}: in training of {entry['dataset']} and in {subjects[subject]} of {roster.folder}"
+                if roster.name == entry["name"] and roster.name in WITHIN_SUBJECTS:
+                    found.published.append(line)
+                elif comparable or not COUNTER.fullmatch(subject):
+                    found.leaks.append(line)
+                else:
+                    found.not_compared.append(
+                        f"{line}, one person or two: write corpus: NAME into the dataset.yaml of both to tell"
+                    )
     return found
 
 

@@ -60,11 +60,10 @@ def split_subjects(subjects, fractions, seed, labels=None) -> dict[str, str]:
 
 def _assign(subjects, fractions, salt) -> dict[str, str]:
     order = sorted(subjects, key=lambda subject: hashlib.sha256(f"{salt}/{subject}".encode()).digest())
-    splits, assigned, first = list(fractions), {}, 0
-    for position, split in enumerate(splits):
-        left = len(splits) - position - 1  # each of the splits to come needs a subject
+    assigned, first = {}, 0
+    for left, split in zip(reversed(range(len(fractions))), fractions, strict=True):
         count = max(1, round(fractions[split] * len(order)))
-        stop = len(order) if not left else min(first + count, len(order) - left)
+        stop = min(first + count, len(order) - left) if left else len(order)  # those to come need a subject each
         assigned |= dict.fromkeys(order[first:stop], split)
         first = stop
     return assigned
