@@ -195,7 +195,8 @@ def segments(recording) -> np.ndarray:
         rows = np.array(rows, dtype=np.int64).reshape(-1, 3)
     else:
         with open_file(recording.path) as file:
-            _open_eeg(file, recording)
+            eeg, channels = open_eeg(file, recording.group)
+            samples = eeg.shape[1]
             rows = read_segments(file, recording.group)
     start, stop, label = rows.T
     if (start < 0).any() or (stop <= start).any() or (stop > recording.samples).any():
@@ -204,6 +205,8 @@ def segments(recording) -> np.ndarray:
     if (label < 0).any() or (label >= labels).any():
         found = sorted(set(label.tolist()))
         raise UserError(f"{recording.path}: labels {[*found[:4], *found[4:][-1:]]}, but the dataset names {labels}")
+    if recording.group is not None:
+        _check_shape(recording, channels, samples)
     if recording.counts:
         found = tuple(np.bincount(label, minlength=recording.labels).tolist())
         if found != recording.counts:
@@ -219,15 +222,13 @@ def _by_label(counts) -> str:
     return ", ".join(f"{count} of label {label}" for label, count in enumerate(counts))
 
 
-def _open_eeg(file, recording) -> h5py.Dataset:
-    """A recording's EEG. Raises UserError where the file holds other channels or another length than its manifest."""
-    eeg, channels = open_eeg(file, recording.group)
-    if eeg.shape[1] != recording.samples or channels != recording.channels:
+def _check_shape(recording, channels, samples) -> None:
+    """Raise UserError where a file holds other channels or another length than its manifest says."""
+    if samples != recording.samples or channels != recording.channels:
         raise UserError(
-            f"{recording.path} holds {len(channels)} channels x {eeg.shape[1]} samples, its manifest says "
+            f"{recording.path} holds {len(channels)} channels x {samples} samples, its manifest says "
             f"{len(recording.channels)} x {recording.samples}; run its maker again"
         )
-    return eeg
 
 
 class RecordingReader:
@@ -260,9 +261,15 @@ class RecordingReader:
         if key not in self._open:
             if len(self._open) >= self.max_open:
                 self._open.popitem(last=False)
-            file = open_file(recording.path)  # h5py closes it when its last dataset is dropped
-            # checking costs as much as opening
-            self._open[key] = file[recording.group]["eeg"] if key in self._checked else _open_eeg(file, recording)
-            self._checked.add(key)
+            self._open[key] = self._open_eeg(recording)
         self._open.move_to_end(key)
         return self._open[key]
+
+    def _open_eeg(self, recording) -> h5py.Dataset:
+        file = open_file(recording.path)  # h5py closes it when its last dataset is dropped
+        if (recording.path, recording.group) in self._checked:  # checking costs as much as opening
+            return file[recording.group]["eeg"]
+        eeg, channels = open_eeg(file, recording.group)
+        _check_shape(recording, channels, eeg.shape[1])
+        self._checked.add((recording.path, recording.group))
+        return eeg
