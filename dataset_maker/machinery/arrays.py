@@ -98,9 +98,15 @@ def read_array(path, known: ArrayFormat | None) -> mne.io.BaseRaw:
         names, data = _read_csv(path, known.rate)
     if known.unit not in UNITS.values():
         warnings.warn(f"raw numbers, taken as {known.unit:g} uV each", RuntimeWarning, stacklevel=2)
+    return as_mne(data, names, known)
+
+
+def as_mne(data, names, known: ArrayFormat) -> mne.io.BaseRaw | mne.BaseEpochs:
+    """An array (C, T) as an MNE recording, (E, C, T) as epochs; names: of its C channels."""
     data = np.array(data, dtype=np.float64)  # a copy of what may be mapped
     data *= known.unit * 1e-6
-    return mne.io.RawArray(data, mne.create_info(list(names), known.rate, "eeg"), verbose="ERROR")
+    info = mne.create_info(list(names), known.rate, "eeg")
+    return (mne.io.RawArray if data.ndim == 2 else mne.EpochsArray)(data, info, verbose="ERROR")
 
 
 def _read_csv(path, rate) -> tuple[list[str], np.ndarray]:
