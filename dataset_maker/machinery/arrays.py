@@ -50,6 +50,14 @@ def array_format(args) -> ArrayFormat | None:
     return args.rate and ArrayFormat(args.rate, args.unit, tuple(args.channels or ()) or None, args.variable)
 
 
+def describe_array(rate, unit, channels) -> ArrayFormat:
+    """The format of an array in memory, spelled as the flags spell it. Raises UserError."""
+    try:
+        return ArrayFormat(_rate(rate), _unit(str(unit)), None if channels is None else tuple(map(str, channels)))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(str(error)) from None
+
+
 def _rate(text) -> float:
     return _above_zero(text, text, "a rate in Hz above 0")
 
