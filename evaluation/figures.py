@@ -14,6 +14,7 @@ from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 
 from dataset.windows import RATE
+from dataset_maker.machinery.limits import forget
 from errors import UserError, check_file
 
 LOSSES = {"train/loss": {"color": "tab:blue", "lw": 1}, "val/loss": {"color": "tab:red", "marker": "o"}}
@@ -125,7 +126,7 @@ def plot_answers(table, answers, eeg, channels, places, path, title: str = "", m
     step = -(-len(channels) // most)
     channels, places, seconds = channels[::step], places[::step], eeg.shape[1] / RATE
     unit, name = next((unit, name) for unit, name, longest in TIMES if seconds <= longest)
-    heights = [0.45] * len(answers) + [0.5 + 0.27 * len(channels)]
+    heights = [0.45] * len(answers) + [0.5 + 0.3 * len(channels)]
     figure = Figure(figsize=(14, 1 + sum(heights)), layout="constrained")
     *rows, below = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     group = -(-len(table) // COLUMNS)
@@ -141,15 +142,17 @@ def plot_answers(table, answers, eeg, channels, places, path, title: str = "", m
         row.tick_params(axis="y", labelsize=7)
         row.set_ylabel(answer if len(answer) < 28 else f"{answer[:25]}...", rotation=0, ha="right", va="center")
     rows[0].set_title(title, fontsize=10)
-    curves = [_envelope(eeg[place], 2 * COLUMNS) for place in places]
-    spread = np.median([np.percentile(high - low, 90) for _, low, high in curves])
-    spread = max(spread, 2 * np.median([np.percentile(np.abs(high), 90) for _, _, high in curves]), 1e-3)
+    curves = []
+    for place in places:
+        curves.append(_envelope(np.array(eeg[place]), 2 * COLUMNS))
+        forget(eeg)
+    spread = 3 * np.median([np.percentile(np.maximum(high, -low), 95) for _, low, high in curves]) + 1e-3
     for i, (time, low, high) in enumerate(curves):
-        low, high = (np.clip(edge / spread, -0.75, 0.75) - i for edge in (low, high))
-        if low is high or np.array_equal(low, high):
-            below.plot(time / unit, high, color=ORIGINAL, lw=0.6)
+        ends = [np.clip(end / spread, -1, 1) - i for end in (low, high)]
+        if low is high:
+            below.plot(time / unit, ends[0], color=ORIGINAL, lw=0.5)
         else:
-            below.fill_between(time / unit, low, high, color=ORIGINAL, lw=0.2)
+            below.fill_between(time / unit, *ends, color=ORIGINAL, lw=0.2)
     below.set_yticks(-np.arange(len(channels)), channels, fontsize=8)
     below.set(ylim=(-len(channels), 1), xlim=(0, seconds / unit), xlabel=name)
     below.set_title(f"EEG, {spread:.0f} uV from row to row" + f", every {step} channels" * (step > 1), fontsize=8)

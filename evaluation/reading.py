@@ -16,7 +16,8 @@ from dataset.channels import channel_rows
 from dataset.descriptions import parse_yaml
 from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
 from dataset_maker.machinery.arrays import as_mne, describe_array
-from dataset_maker.machinery.preprocessing import HIGH, LOW, CleanEEG, forget, load_recording
+from dataset_maker.machinery.limits import forget
+from dataset_maker.machinery.preprocessing import HIGH, LOW, CleanEEG, load_recording
 from errors import UserError
 from model.labram import Classifier
 from training.loading import to_device
@@ -40,7 +41,7 @@ def read_eeg(eeg, ch_names=None, sfreq=None, unit="uV", **cleaning) -> CleanEEG:
         return load_recording(eeg, **cleaning)
     data = np.asarray(eeg)
     what = f"an array {'x'.join(map(str, data.shape))} of {data.dtype}"
-    if data.ndim not in (2, 3) or data.dtype.kind not in "iuf":
+    if data.ndim not in (2, 3) or data.dtype.kind not in "iuf" or not data.size:
         raise UserError(f"{what}: give a path, an MNE Raw or Epochs, or numbers, (epochs x) channels x samples")
     if known is None or ch_names is None:
         raise UserError(f"{what} says no channels and no rate: give ch_names and sfreq, and unit where it is not uV")
@@ -64,7 +65,9 @@ def stored_filters(checkpoint: dict, source) -> tuple[tuple[float, float], float
     bands, notches = {row[:2] for row in found}, sorted({row[2] for row in found})
     band = bands.pop() if len(bands) == 1 else (LOW, HIGH)
     notch = notches[0] if len(notches) == 1 else NOTCH
-    said = f"{source} says no filters" if not found else f"{source} says notches at {', '.join(map(str, notches))} Hz"
+    said = f"{source} does not say how its data were filtered"
+    if found:
+        said = f"{source} was trained on data with notches at {', '.join(f'{hum:g}' for hum in notches)} Hz"
     said = f"{said}: here {band[0]:g}-{band[1]:g} Hz and a notch at {notch:g} Hz, which should be that of your mains"
     return band, notch, said * (len(found) != 1)
 

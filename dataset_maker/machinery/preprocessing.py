@@ -3,9 +3,7 @@
 reason. C channels, E epochs (1 of a recording), T samples.
 """
 
-import mmap
 import os
-import tempfile
 import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from dataset.hdf5 import RATE
 from dataset_maker.machinery.arrays import is_array, read_array
 from dataset_maker.machinery.edf import check_edf
 from dataset_maker.machinery.filters import convolve, design, resample
-from dataset_maker.machinery.limits import bounded_memory
+from dataset_maker.machinery.limits import bounded_memory, forget, make_room
 from errors import UserError, check_file, described
 
 LOW, HIGH = 0.1, 75.0  # Hz, the band of both papers
@@ -144,7 +142,7 @@ def _clean(raw, picked, seconds, notch, band, flat_ok, scratch, progress) -> Cle
     block = max(1, BLOCK_BYTES // (8 * stop * epochs))
     sparse = max(SPARSE, epoch * epochs >> 20)  # every so many samples are enough for a median
     places, kept, flat, some = list(picked), [], [], []
-    eeg = _room((len(places), epoch * epochs), scratch)
+    eeg = make_room((len(places), epoch * epochs), scratch, BLOCK_BYTES)
     for first in progress(range(0, len(places), block)):
         names = {place: picked[place] for place in places[first : first + block]}
         still, rows = _clean_block(raw, names, stop, kernels, flat_ok)
@@ -161,6 +159,7 @@ def _clean(raw, picked, seconds, notch, band, flat_ok, scratch, progress) -> Cle
     for place, row in enumerate(rows):
         if place != row:
             eeg[place] = eeg[row]
+            forget(eeg)
     eeg = eeg[: len(rows)]
     _check_amplitude(some[rows])
     notes += (f"flat channels dropped: {', '.join(flat)}",) * bool(flat) + odd
@@ -170,22 +169,6 @@ def _clean(raw, picked, seconds, notch, band, flat_ok, scratch, progress) -> Cle
 
 def _is_epochs(raw) -> bool:
     return hasattr(raw, "drop_log")
-
-
-def _room(shape, scratch) -> np.ndarray:
-    """float32 of this shape, what is large in a file that nobody sees and that goes with the array."""
-    if scratch is None or 4 * np.prod(shape) <= BLOCK_BYTES:
-        return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(dir=scratch) as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, int(4 * np.prod(shape)))  # a full disk is an error here, later a crash
-        return np.memmap(file, np.float32, "r+", shape=shape)
-
-
-def forget(eeg) -> None:
-    """Where EEG is in a scratch file, let what was read and written of it leave the memory."""
-    if isinstance(eeg, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-        eeg._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def _clean_block(raw, names, stop, kernels, flat_ok) -> tuple[list[str], np.ndarray]:
@@ -238,7 +221,8 @@ def _flat(data, places) -> list[str]:
 
 def _filter(data, rate, kernels) -> np.ndarray:
     """Band-pass, notch and resample (channels, samples) float64, changing it -> float32 at 200 Hz."""
-    data -= data.mean(axis=1, keepdims=True)  # what an amplifier's offset does at the edges of a short recording
+    if kernels:
+        data -= data.mean(axis=1, keepdims=True)  # what an amplifier's offset does at the edges of a short recording
     for kernel in kernels:
         convolve(data, kernel)
     return resample(data, rate) if rate != RATE else data.astype(np.float32)
