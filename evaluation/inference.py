@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dataset.batches import collate_eeg, collate_montage
 from dataset.channels import load_aliases
 from dataset.labels import in_order, match_labels, trained_classes
 from dataset.tasks import Task, load_tasks, make_task, task_of
@@ -26,11 +25,10 @@ from dataset_maker.machinery.preprocessing import CleanEEG
 from errors import UserError
 from evaluation.answers import choose_scoring, is_among, make_predict
 from evaluation.metrics import most_likely
-from evaluation.reading import Cut, check_rows, choose_channels, cut, extract, read_eeg, stored_filters
+from evaluation.reading import Cut, batches, choose_channels, cut, extract, read_eeg, stored_filters
 from model.labram import Classifier, class_probabilities
 from model.neurolm import NeuroLM
 from model.weights import read_checkpoint
-from training.loading import to_device
 from training.padding import QUESTION_TOKENS, choose_padding
 from utils import Run, choose_device, choose_dtype
 
@@ -105,20 +103,17 @@ def ask(model: NeuroLM | Classifier, task: Task, windows: Sequence, batch_size: 
     if isinstance(model, Classifier):
         if answer_by != "score":
             raise UserError(f"--answer_by {answer_by}: a LaBraM classifier cannot write, nor score texts")
-        check_rows(windows)
-        collate, read = collate_montage, partial(_classify, model)
+        read = partial(_classify, model)
     else:
-        collate, read = collate_eeg, partial(_answer, model, make_predict(model, task, run, answer_by))
-    model.eval()
+        read = partial(_answer, model, make_predict(model, task, run, answer_by))
     whole, probabilities, features = [], [], []
-    for start in progress(range(0, len(windows), batch_size)):
-        samples = [windows[i] for i in range(start, min(start + batch_size, len(windows)))]
-        whole += [np.isfinite(sample["eeg"]).all() for sample in samples]
+    for batch in batches(model, windows, batch_size, run, progress):
+        whole.append(batch["x"].isfinite().flatten(1).all(1).cpu())
         with run.autocast():
-            answers, pooled = read(to_device(collate(samples), run.device))
+            answers, pooled = read(batch)
         probabilities.append(answers.double().cpu().numpy())
         features.append(pooled.float().cpu().numpy())
-    _check_finite("the recording is not finite", whole)
+    _check_finite("the recording is not finite", np.concatenate(whole))
     found = np.concatenate(probabilities), np.concatenate(features)
     for part in found:
         _check_finite(
@@ -269,8 +264,8 @@ def load(path, *, tasks=None, window=None, device="auto", dtype="auto", batch_si
     """
     checkpoint = read_checkpoint(path)
     kind = Classifier if "classes" in checkpoint else NeuroLM
-    if window is not None and not 1 <= window <= MAX_SECONDS:
-        raise UserError(f"window={window}: windows have 1 to {MAX_SECONDS} seconds")
+    if window is not None and window not in range(1, MAX_SECONDS + 1):
+        raise UserError(f"window={window}: windows have 1 to {MAX_SECONDS} whole seconds")
     if tasks or checkpoint.get("tasks"):
         model, questions = load_model(kind, path, tasks, window)
     else:

@@ -131,11 +131,19 @@ def cut(clean: CleanEEG, seconds: int, stride: float | None = None, channels=Non
     return Cut(clean, clean.channels if channels is None else channels, starts, seconds)
 
 
-def check_rows(windows: Cut) -> None:
-    """Raise UserError for channels that LaBraM cannot embed."""
-    beyond = [name for name, row in zip(windows.channels, windows.about["rows"], strict=True) if row >= LABRAM_ROWS]
+def batches(model, windows: Cut, batch_size: int, run, progress=iter):
+    """Yield windows as the model, which is put into evaluation, reads them; progress: around the batches.
+
+    Raises UserError for channels that LaBraM cannot embed.
+    """
+    labram, names = isinstance(model, Classifier), windows.channels
+    beyond = [name for name, row in zip(names, windows.about["rows"], strict=True) if labram and row >= LABRAM_ROWS]
     if beyond:
         raise UserError(f"LaBraM has no position for channel {', '.join(beyond)}: choose others with --channels")
+    model.eval()
+    for start in progress(range(0, len(windows), batch_size)):
+        samples = [windows[i] for i in range(start, min(start + batch_size, len(windows)))]
+        yield to_device((collate_montage if labram else collate_eeg)(samples), run.device)
 
 
 @torch.no_grad()
@@ -148,33 +156,30 @@ def extract(model, windows: Cut, batch_size: int, run, level="tokenizer", layer=
     """
     if level not in LEVELS or pool not in POOLS:
         raise UserError(f"level {level!r}, pool {pool!r}: a level is one of {LEVELS}, a pool one of {POOLS}")
-    if isinstance(model, Classifier):
-        if level == "hidden":
-            raise UserError("a LaBraM has no language model, so no hidden states: its backbone is level='tokenizer'")
-        check_rows(windows)
-        blocks, norm, order, collate = model.blocks, model.fc_norm, "b (c s) d -> b c s d", collate_montage
-        read = lambda batch: model.features(batch["x"].flatten(1, 2), batch["chans"])  # noqa: E731
+    labram = isinstance(model, Classifier)
+    if labram and level == "hidden":
+        raise UserError("a LaBraM has no language model, so no hidden states: its backbone is level='tokenizer'")
+    if level == "hidden":
+        blocks, norm, read = model.GPT2.transformer.h, model.GPT2.transformer.ln_f, model.read
     else:
-        order, collate, gpt = "b (s c) d -> b c s d", collate_eeg, model.GPT2.transformer
-        blocks, norm = (gpt.h, gpt.ln_f) if level == "hidden" else (model.tokenizer.blocks, model.tokenizer.fc_norm)
-        read = model.read if level == "hidden" else model.encode
+        encoder = model if labram else model.tokenizer
+        blocks, norm, read = encoder.blocks, encoder.fc_norm, model.pool if labram else model.encode
     if not -len(blocks) <= layer < len(blocks):
         raise UserError(f"layer {layer}: there are {len(blocks)}, from 0 to {len(blocks) - 1}; -1 is the last")
     if layer not in (-1, len(blocks) - 1):
         norm = torch.nn.Identity()
     made, found = [], []
     hook = blocks[layer].register_forward_hook(lambda block, given, output: made.append(output))
-    model.eval()
     try:
-        for start in range(0, len(windows), batch_size):
-            samples = [windows[i] for i in range(start, min(start + batch_size, len(windows)))]
+        for batch in batches(model, windows, batch_size, run):
             with run.autocast():
-                read(to_device(collate(samples), run.device))
+                read(batch["x"], batch["chans"]) if labram else read(batch)
                 tokens = made.pop()
-                tokens = tokens[:, 1:] if isinstance(model, Classifier) else norm(tokens[0])  # without the class token
+                tokens = tokens[:, 1:] if labram else norm(tokens[0])  # without the class token
+                order = "b (c s) d -> b c s d" if labram else "b (s c) d -> b c s d"
                 tokens = rearrange(tokens, order, c=len(windows.channels))
                 pooled = tokens if pool is None else tokens.mean(2) if pool == "channels" else tokens.mean((1, 2))
-                pooled = norm(pooled) if isinstance(model, Classifier) else pooled  # as LaBraM's head has it
+                pooled = norm(pooled) if labram else pooled  # as LaBraM's head has it
             found.append(pooled.float().cpu().numpy())
     finally:
         hook.remove()
