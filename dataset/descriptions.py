@@ -27,18 +27,26 @@ def read_yaml(path, as_text=False) -> object:
     or deeper than a description can be.
     """
     check_file(path)
-    kind = "BaseLoader" if as_text else "SafeLoader"
-    loader = getattr(yaml, f"C{kind}", getattr(yaml, kind))  # the one in C where PyYAML has it
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_YAML_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}): give the path of a YAML file") from None
+    return parse_yaml(content, path, as_text)
+
+
+def parse_yaml(content: bytes, path, as_text=False) -> object:
+    """As `read_yaml`, of the bytes that `path` holds."""
+    kind = "BaseLoader" if as_text else "SafeLoader"
+    loader = getattr(yaml, f"C{kind}", getattr(yaml, kind))  # the one in C where PyYAML has it
+    try:
         if len(content) > MAX_YAML_BYTES:
             raise ValueError(f"more than {MAX_YAML_BYTES} bytes")
         text = content.decode("utf-8")
         _check_events(yaml.parse(text, Loader=loader))
         repeated = _repeated_key(yaml.compose(text, Loader=loader))
         content = yaml.load(text, Loader=loader)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read ({error}): give the path of a YAML file") from None
     except (ValueError, OverflowError, TypeError, AttributeError, yaml.YAMLError) as error:  # a damaged date, int, ...
         raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None

@@ -8,7 +8,7 @@ tuning). A label is a position in `answers`.
 import dataclasses
 import re
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataset.descriptions import check_name, read_yaml
@@ -184,21 +184,30 @@ def find_tasks(dataset_dir, names=None) -> dict[Task, Path]:
 def read_task(path, max_tokens: int = MAX_TOKENS, with_dataset: bool = True) -> Task:
     """The task of a YAML file, see `load_tasks`; UserError names the file, the field and the cure."""
     path = Path(path)
+    task = make_task(_read_fields(path), path, max_tokens)
+    return replace(task, dataset=_find_dataset(path, task.dataset) if with_dataset else None)
+
+
+def _read_fields(path) -> dict:
     fields = read_yaml(path, as_text=True)  # as written, so that the answer No is not the boolean False
     if not isinstance(fields, dict):
         raise UserError(f"{path}: must be a mapping of fields: {', '.join(REQUIRED)} and the optional ones")
+    return fields
+
+
+def make_task(fields: dict, source, max_tokens: int = MAX_TOKENS) -> Task:
+    """The task of these fields, as they are in a file; UserError names `source`, the field and the cure."""
     problem = _find_problem(fields)
     if problem:
-        raise UserError(f"{path}: {problem}")
+        raise UserError(f"{source}: {problem}")
     lists = {field: tuple(fields[field]) for field in LISTS if field in fields}
     flags = {field: fields[field].casefold() in TRUE for field in FLAGS if field in fields}
-    folder = _find_dataset(path, fields["dataset"]) if with_dataset else None
-    task = Task(**(fields | lists | flags | {"dataset": folder}))
+    task = Task(**(fields | lists | flags))
     tokenizer = load_tokenizer()
     length = len(task.prompt(tokenizer)) + max(map(len, task.options(tokenizer)))
     if length > max_tokens:
         raise UserError(
-            f"{path}: question: is {length} tokens with its options and longest answer, {max_tokens} fit; shorten it"
+            f"{source}: question: is {length} tokens with its options and longest answer, {max_tokens} fit; shorten it"
         )
     return task
 
@@ -217,7 +226,7 @@ def task_of(row, source: str) -> Task:
         wrong += ["metrics"] * (not set(lists["metrics"]) <= set(METRICS))
     if wrong:
         raise UserError(f"{source}: the tasks in it are damaged ({', '.join(wrong)}); name your own with --tasks")
-    values = {field.name: row[field.name] for field in dataclasses.fields(Task)}
+    values = {field.name: row.get(field.name) for field in dataclasses.fields(Task)}  # older ones lack `labels`
     return Task(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 

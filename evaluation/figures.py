@@ -6,14 +6,20 @@ in whole or not at all, and returns its path.
 
 import json
 import os
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 
+from dataset.windows import RATE
+from dataset_maker.machinery.limits import forget
 from errors import UserError, check_file
 
 LOSSES = {"train/loss": {"color": "tab:blue", "lw": 1}, "val/loss": {"color": "tab:red", "marker": "o"}}
+TIMES = ((1, "s", 180), (60, "minutes", 7200), (3600, "hours", float("inf")))  # unit in s, name, longest recording
+COLUMNS = 1000  # that a figure can show
 ORIGINAL, MODEL = "0.35", "tab:red"  # colours of what was recorded and of what a model makes of it
 
 
@@ -109,6 +115,58 @@ def plot_confusion(confusion, answers, path, title: str = "") -> Path:
     axis.set_yticks(range(len(answers)), answers)
     axis.set(xlabel="answer", ylabel="label", title=title)
     return _save(figure, path)
+
+
+def plot_answers(table, answers, eeg, channels, places, path, title: str = "", most: int = 32) -> Path:
+    """The probability of each answer over time, a row each, above the EEG of one recording.
+
+    table: start, stop (s) and p_<answer> of each window; eeg (C, T) in uV at 200 Hz, of which rows `places` are drawn
+    under the names `channels`, `most` at most. What is more than the figure can show is drawn as its envelope.
+    """
+    step = -(-len(channels) // most)
+    channels, places, seconds = channels[::step], places[::step], eeg.shape[1] / RATE
+    unit, name = next((unit, name) for unit, name, longest in TIMES if seconds <= longest)
+    heights = [0.45] * len(answers) + [0.5 + 0.3 * len(channels)]
+    figure = Figure(figsize=(14, 1 + sum(heights)), layout="constrained")
+    *rows, below = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    group = -(-len(table) // COLUMNS)
+    for row, answer, colour in zip(rows, answers, cycle(TABLEAU_COLORS), strict=False):
+        parts = [table[i : i + group] for i in range(0, len(table), group)]
+        starts = np.array([part["start"].iloc[0] for part in parts] + [table["stop"].iloc[-1]])
+        stops = np.minimum([part["stop"].iloc[-1] for part in parts], starts[1:])
+        edges = np.append(np.column_stack([starts[:-1], stops]).ravel(), starts[-1]) / unit  # a gap where none is
+        values = np.column_stack([[part[f"p_{answer}"].mean() for part in parts], np.full(len(parts), np.nan)]).ravel()
+        row.stairs(values, edges, fill=True, color=colour, alpha=0.75)
+        row.axhline(1 / len(answers), color=ORIGINAL, ls=":", lw=0.8)
+        row.set(ylim=(0, 1), yticks=(0, 1))
+        row.tick_params(axis="y", labelsize=7)
+        row.set_ylabel(answer if len(answer) < 28 else f"{answer[:25]}...", rotation=0, ha="right", va="center")
+    rows[0].set_title(title, fontsize=10)
+    curves = []
+    for place in places:
+        curves.append(_envelope(np.array(eeg[place]), 2 * COLUMNS))
+        forget(eeg)
+    spread = 3 * np.median([np.percentile(np.maximum(high, -low), 95) for _, low, high in curves]) + 1e-3
+    for i, (time, low, high) in enumerate(curves):
+        ends = [np.clip(end / spread, -1, 1) - i for end in (low, high)]
+        if low is high:
+            below.plot(time / unit, ends[0], color=ORIGINAL, lw=0.5)
+        else:
+            below.fill_between(time / unit, *ends, color=ORIGINAL, lw=0.2)
+    below.set_yticks(-np.arange(len(channels)), channels, fontsize=8)
+    below.set(ylim=(-len(channels), 1), xlim=(0, seconds / unit), xlabel=name)
+    below.set_title(f"EEG, {spread:.0f} uV from row to row" + f", every {step} channels" * (step > 1), fontsize=8)
+    return _save(figure, path)
+
+
+def _envelope(signal, most: int):
+    """signal (T,) -> time in s of at most `most` columns, and the lowest and highest value in each; as it is where it
+    is not much longer than that."""
+    group = len(signal) // most
+    if group < 5:
+        return np.arange(len(signal)) / RATE, signal, signal
+    parts = signal[: len(signal) // group * group].reshape(-1, group)
+    return (np.arange(len(parts)) + 0.5) * group / RATE, parts.min(1), parts.max(1)
 
 
 def _save(figure: Figure, path) -> Path:

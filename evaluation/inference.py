@@ -1,8 +1,15 @@
-"""Ask a NeuroLM or a LaBraM classifier about a recording that is in no dataset: its windows, features and answers.
+"""Ask a NeuroLM or a LaBraM classifier about EEG that is in no dataset: its features and answers.
 
-C channels · T samples · W windows · A answers · D width of the features
+    model = load("runs/neurolm/checkpoints/instruction-B/ckpt-best.pt")
+    model.features(raw)
+    model.answer(raw)
+
+C channels · E epochs · T samples · W windows · A answers · D width of the features
 """
 
+import inspect
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,19 +17,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dataset.batches import collate_eeg, collate_montage
-from dataset.channels import STANDARD_1020, channel_rows
+from dataset.channels import load_aliases
 from dataset.labels import in_order, match_labels, trained_classes
-from dataset.tasks import Task, load_tasks, task_of
-from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
+from dataset.tasks import Task, load_tasks, make_task, task_of
+from dataset.windows import MAX_SECONDS, RATE
 from dataset_maker.machinery.preprocessing import CleanEEG
 from errors import UserError
-from evaluation.answers import is_among, make_predict
+from evaluation.answers import choose_scoring, is_among, make_predict
 from evaluation.metrics import most_likely
+from evaluation.reading import Cut, batches, choose_channels, cut, extract, read_eeg, stored_filters
 from model.labram import Classifier, class_probabilities
 from model.neurolm import NeuroLM
 from model.weights import read_checkpoint
-from training.loading import to_device
+from training.padding import QUESTION_TOKENS, choose_padding
+from utils import Run, choose_device, choose_dtype
+
+UNTRAINED = "the model was not trained on this question: its answers are a guess until they are tested"
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ def load_model(kind: type, path, names=None, seconds=None) -> tuple[NeuroLM | Cl
     questions = []
     for task in tasks:
         row = trained.get(task.name, {})
-        length = seconds or row.get("seconds")
+        length = row.get("seconds") if seconds is None else seconds
         if length is None:
             raise UserError(f"{path} does not say how long the windows of task {task.name} were: give --window SECONDS")
         if not 1 <= length <= MAX_SECONDS:
@@ -81,84 +91,42 @@ def _in_order(task: Task, answers: tuple[str, ...], source, must: bool) -> tuple
     return replace(task, answers=answers), f"task {task.name}: its answers are in the order of {source}"
 
 
-def choose_channels(clean: CleanEEG, wanted) -> tuple[CleanEEG, str]:
-    """The recording with the `wanted` channels that it has, in their order (None: as it is), and a sentence on others.
-
-    Raises UserError when it has none of them.
-    """
-    if wanted is None:
-        return clean, ""
-    common = tuple(channel for channel in wanted if channel in clean.channels)
-    missing = [channel for channel in wanted if channel not in clean.channels]
-    extra = [channel for channel in clean.channels if channel not in wanted]
-    if not common:
-        raise UserError(
-            f"it has none of the channels that the model was trained on ({', '.join(wanted)}), but "
-            f"{', '.join(clean.channels)}: name their places in an alias file, --aliases"
-        )
-    said = [f"without {', '.join(missing)}, which the model was trained on"] if missing else []
-    said += [f"not used, as unknown to the model: {', '.join(extra)}"] if extra else []
-    eeg = clean.eeg[[clean.channels.index(channel) for channel in common]]
-    return replace(clean, channels=common, eeg=eeg), "; ".join(said)
-
-
-def cut(clean: CleanEEG, seconds: int, stride: float | None = None) -> list[dict]:
-    """Windows of a recording every `stride` seconds (default: end to end) as samples, see `dataset.windows.Windows`.
-
-    Raises UserError when the recording is shorter than one window.
-    """
-    length, step = seconds * RATE, round((stride or seconds) * RATE)
-    if step < 1:
-        raise UserError(f"--stride {stride:g}: must be above 0 seconds")
-    starts = range(0, clean.eeg.shape[1] - length + 1, step)
-    if not starts:
-        raise UserError(f"too short: {clean.eeg.shape[1] / RATE:.1f} s, a window has {seconds} s")
-    scaled, rows = clean.eeg / np.float32(MICROVOLTS), channel_rows(clean.channels)
-    about = {"rows": rows, "label": -1, "file": ""}
-    return [about | {"eeg": scaled[:, start : start + length], "index": i} for i, start in enumerate(starts)]
-
-
 @torch.no_grad()
-def ask(model: NeuroLM | Classifier, task: Task, windows: list[dict], batch_size: int, run, answer_by: str = "score"):
+def ask(model: NeuroLM | Classifier, task: Task, windows: Sequence, batch_size: int, run, answer_by: str = "score",
+        progress=iter):  # fmt: skip
     """Answers and features of windows (of `cut`) -> probabilities (W, A) float64, features (W, D) float32.
 
     Features are the mean over the tokens of what NeuroLM's tokenizer makes of a window, or what LaBraM's head reads.
-    Raises UserError for channels and answers that LaBraM does not have, and where windows, features or answers are not
-    finite.
+    progress: around the batches. Raises UserError for channels and answers that LaBraM does not have, and where
+    windows, features or answers are not finite.
     """
     if isinstance(model, Classifier):
-        _check_classifier(windows, answer_by)
-        collate, read = collate_montage, partial(_classify, model)
+        if answer_by != "score":
+            raise UserError(f"--answer_by {answer_by}: a LaBraM classifier cannot write, nor score texts")
+        read = partial(_classify, model)
     else:
-        collate, read = collate_eeg, partial(_answer, model, make_predict(model, task, run, answer_by))
-    model.eval()
-    _check_finite("the recording is not finite", [window["eeg"] for window in windows])
-    probabilities, features = [], []
-    for start in range(0, len(windows), batch_size):
-        batch = to_device(collate(windows[start : start + batch_size]), run.device)
+        read = partial(_answer, model, make_predict(model, task, run, answer_by))
+    whole, probabilities, features = [], [], []
+    for batch in batches(model, windows, batch_size, run, progress):
+        whole.append(batch["x"].isfinite().flatten(1).all(1).cpu())
         with run.autocast():
             answers, pooled = read(batch)
         probabilities.append(answers.double().cpu().numpy())
         features.append(pooled.float().cpu().numpy())
+    _check_finite("the recording is not finite", np.concatenate(whole))
     found = np.concatenate(probabilities), np.concatenate(features)
     for part in found:
-        _check_finite("the model gives no finite answer (its weights diverged, or take --dtype float32)", part)
+        _check_finite(
+            "the model gives no finite answer (its weights diverged, or take --dtype float32)", np.isfinite(part).all(1)
+        )
     return found
 
 
-def _check_finite(problem: str, values) -> None:
+def _check_finite(problem: str, whole) -> None:
     """Raise UserError where the values of a window are not finite."""
-    broken = [i for i, value in enumerate(values) if not np.isfinite(value).all()]
-    if broken:
-        raise UserError(f"{problem} in {len(broken)} of {len(values)} windows, the first is number {broken[0]}")
-
-
-def _check_classifier(windows: list[dict], answer_by: str) -> None:
-    if answer_by != "score":
-        raise UserError(f"--answer_by {answer_by}: a LaBraM classifier cannot write, nor score texts")
-    beyond = [STANDARD_1020[row] for row in windows[0]["rows"] if row >= LABRAM_ROWS]
-    if beyond:
-        raise UserError(f"LaBraM has no position for channel {', '.join(beyond)}: choose others with --channels")
+    broken = np.flatnonzero(np.logical_not(whole))
+    if len(broken):
+        raise UserError(f"{problem} in {len(broken)} of {len(whole)} windows, the first is number {broken[0]}")
 
 
 def _answer(model: NeuroLM, predict, batch):
@@ -191,3 +159,119 @@ def summarize(task: Task, table: pd.DataFrame) -> str:
     rows = zip(task.answers, means, shares, strict=True)
     said = ", ".join(f"{answer} {mean:.3f} ({share:.0%} of the windows)" for answer, mean, share in rows)
     return f"{task.question} {task.answers[most_likely(np.array([means]))[0]]}  [mean probability: {said}]"
+
+
+# ------------------------------------------------------------------------------------------------------ in a notebook
+
+
+class TrainedModel:
+    """A model and what is known of its training; see `load`.
+
+    Its methods take EEG as a path, an MNE Raw or Epochs, an array (C, T) or (E, C, T) with ch_names, sfreq (Hz) and
+    unit (uV, mV, V or raw:FACTOR), or what `read` made of these. A recording is cut into windows as long as in the
+    training, an epoch is a window. What a reader should know, such as channels left out, is a warning.
+    """
+
+    def __init__(self, model, questions: list[Question], checkpoint: dict, source: str, seconds, batch_size: int, run):
+        """seconds: of a window; None: as in the training, if it is known."""
+        self.model, self.questions, self.source, self.batch_size, self.run = model, questions, source, batch_size, run
+        self.band, self.notch, self.unsure = stored_filters(checkpoint, source)
+        learnt = questions[0] if questions else Question(None, seconds)
+        self.usual = replace(learnt, seconds=learnt.seconds if seconds is None else seconds)
+
+    def read(self, eeg, ch_names=None, sfreq=None, unit="uV", *, clean=False, notch=None, aliases=None) -> CleanEEG:
+        """The EEG filtered as in the training, at 200 Hz in uV, to be given to the other methods.
+
+        clean: it is filtered already; notch: mains frequency in Hz, 0: none, default: as in the training; aliases:
+        path of a YAML file of channel names and their places. Raises UserError for what is no EEG.
+        """
+        if isinstance(eeg, CleanEEG):
+            return eeg
+        given = {"band": None if clean else self.band, "notch": self.notch if notch is None else notch}
+        found = read_eeg(eeg, ch_names, sfreq, unit, **given, aliases=load_aliases(aliases) if aliases else None)
+        _warn(found.notes + (self.unsure,) * (notch is None and not clean and bool(self.unsure)))
+        return found
+
+    def features(self, eeg, ch_names=None, sfreq=None, unit="uV", *, level="tokenizer", layer=-1, pool="mean",
+                 stride=None, **reading) -> np.ndarray:  # fmt: skip
+        """Features of each window -> (W, D) float32; pool="channels": (W, C, D), None: (W, C, S, D).
+
+        level, layer, pool: see `evaluation.reading.extract`; channels are in the order of the training; stride:
+        seconds from window to window; reading: of `read`.
+        """
+        windows = self._cut(self.read(eeg, ch_names, sfreq, unit, **reading), self.usual, stride)
+        return extract(self.model, windows, self.batch_size, self.run, level, layer, pool)
+
+    def answer(self, eeg, ch_names=None, sfreq=None, unit="uV", *, stride=None, answer_by="score", **reading):
+        """The answers to all questions of the training -> a table with a row for each question and window: task,
+        start, stop (s), or epoch, answer, and p_<answer>."""
+        if not self.questions:
+            raise UserError(f"{self.source} does not say what it was trained on: ask(), or load(..., tasks=[...])")
+        clean = self.read(eeg, ch_names, sfreq, unit, **reading)
+        tables = [self._tabulate(clean, question, stride, answer_by) for question in self.questions]
+        return pd.concat(tables, ignore_index=True)
+
+    def ask(self, eeg, question: str, answers, ch_names=None, sfreq=None, unit="uV", *, stride=None,
+            answer_by="score", **reading):  # fmt: skip
+        """As `answer`, to a question of your own, with a warning where the model was not trained on it."""
+        if isinstance(self.model, Classifier):
+            known = ", ".join(self.questions[0].task.answers)
+            raise UserError(f"{self.source} is a classifier, it knows nothing but {known}")
+        listed = answers if isinstance(answers, str) else list(answers)
+        fields = {"name": "own", "question": question, "answers": listed, "dataset": "none"}
+        task = replace(make_task(fields, "ask()"), dataset=None)
+        learnt = [known for known in self.questions if known.trained and is_among(task, [vars(known.task)])]
+        chosen = learnt[0] if learnt else replace(self.usual, task=task, trained=False, said="")
+        return self._tabulate(self.read(eeg, ch_names, sfreq, unit, **reading), chosen, stride, answer_by)
+
+    def _cut(self, clean: CleanEEG, question: Question, stride) -> Cut:
+        if question.seconds is None and clean.epoch is None:
+            raise UserError(f"{self.source} does not say how long its windows were: load(..., window=SECONDS)")
+        channels, said = choose_channels(clean, question.channels)
+        windows = cut(clean, question.seconds, stride, channels)
+        notes = [said] if said else []
+        if clean.epoch and clean.epoch % RATE:
+            notes.append(f"epochs of {clean.epoch / RATE:g} s are cut to {windows.seconds}: windows have whole seconds")
+        if question.seconds not in (None, windows.seconds):
+            notes.append(f"windows of {windows.seconds} s, not of {question.seconds} s as in the training")
+        _warn(notes)
+        return windows
+
+    def _tabulate(self, clean: CleanEEG, question: Question, stride, answer_by) -> pd.DataFrame:
+        task, windows = question.task, self._cut(clean, question, stride)
+        way, scored = choose_scoring(task, question.trained, answer_by)
+        _warn(filter(None, (question.said, scored, "" if question.trained else f"{task.question} {UNTRAINED}")))
+        probabilities, _ = ask(self.model, task, windows, self.batch_size, self.run, way)
+        table = answer_table(task, probabilities, np.array(windows.starts) / RATE, windows.seconds)
+        if clean.epoch:
+            table = table.drop(columns=["start", "stop"])
+            table.insert(0, "epoch", range(len(table)))
+        table.insert(0, "task", task.name)
+        return table
+
+
+def _warn(sentences) -> None:
+    for sentence in sentences:
+        level = next(i for i, frame in enumerate(inspect.stack(0), start=1) if frame.filename != __file__)
+        warnings.warn(sentence, stacklevel=level)  # at the line that called us
+
+
+def load(path, *, tasks=None, window=None, device="auto", dtype="auto", batch_size=64, official_padding=None):
+    """A trained NeuroLM or LaBraM classifier for a notebook -> TrainedModel; the checkpoint says which it is.
+
+    tasks: names, or YAML files of own ones, default: those of the training; window: seconds, default: as in the
+    training; official_padding: for released NeuroLMs, see docs/differences.md. Raises UserError.
+    """
+    checkpoint = read_checkpoint(path)
+    kind = Classifier if "classes" in checkpoint else NeuroLM
+    if window is not None and window not in range(1, MAX_SECONDS + 1):
+        raise UserError(f"window={window}: windows have 1 to {MAX_SECONDS} whole seconds")
+    if tasks or checkpoint.get("tasks"):
+        model, questions = load_model(kind, path, tasks, window)
+    else:
+        model, questions = kind.from_checkpoint(checkpoint, str(path)), []
+    place = choose_device(device)
+    run = Run(0, 1, place, choose_dtype(dtype, place), seed=0)
+    if kind is NeuroLM:
+        choose_padding(model.tokenizer, official_padding, QUESTION_TOKENS, run)
+    return TrainedModel(model.to(place).eval(), questions, checkpoint, str(path), window, batch_size, run)

@@ -79,8 +79,8 @@ def test_predicting_with_an_official_checkpoint(official, tmp_path, monkeypatch,
     x = reference.eeg("full")["x"].numpy()  # the windows of one recording, one after another
     eeg = x.reshape(-1, len(channels), 200).swapaxes(0, 1).reshape(len(channels), -1) * np.float32(100)
     clean = CleanEEG(tuple(channels), eeg, 0.1, 75.0, 50.0, (), ())
-    monkeypatch.setattr(predict, "load_recording", lambda *about: clean)
-    words = ["r.edf", "--NeuroLM_path", folder / "released.pt", "--tasks", "TUAB", "--window", seconds]
+    monkeypatch.setattr(predict, "load_recording", lambda *about, **more: clean)
+    words = ["r.edf", "--NeuroLM_path", folder / "released.pt", "--tasks", "TUAB", "--untrained", "--window", seconds]
     predict.main(predict.get_args([*map(str, words), "--out_dir", str(tmp_path), "--device", "cpu", *more]))
     with np.load(tmp_path / "r_TUAB_features.npz") as saved:
         expected = reference.arrays[f"vq/{tag}/encoder_features"].mean(1)

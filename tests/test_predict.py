@@ -9,6 +9,7 @@ from raw_files import run_maker
 
 import predict
 from dataset.batches import collate_eeg
+from dataset.channels import channel_rows
 from dataset.tasks import TASKS, Task
 from dataset.windows import describe_tasks, open_tasks
 from dataset_maker import make_Workload
@@ -129,8 +130,11 @@ def test_other_questions_windows_and_written_answers(made, tmp_path, capsys):
     path = tmp_path / "own.yaml"
     path.write_text("name: own\nquestion: Asleep?\nanswers: [awake, asleep]\ndataset: nowhere\n")
     more = ("--tasks", path, "--window", 10, "--no-features", "--answer_by", "generate", "--channels", "O1", "FP2")
-    run_predict(made, tmp_path / "out", *more)
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["Subject00_2_own.csv"]
+    with pytest.raises(UserError, match=r"does not say that it was trained on own: --untrained asks all the same"):
+        run_predict(made, tmp_path / "out", *more)
+    run_predict(made, tmp_path / "out", *more, "--untrained", "--no-figure")
+    files = ["Subject00_2_own.csv", "Subject00_2_own.json", "summary.csv"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == files
     table = pd.read_csv(tmp_path / "out" / "Subject00_2_own.csv", keep_default_na=False)
     assert (table["stop"] - table["start"]).tolist() == [10] * len(table) and set(table["answer"]) == {""}
     assert "Asleep? none of the answers, in any window" in capsys.readouterr().out
@@ -143,6 +147,7 @@ def test_other_questions_windows_and_written_answers(made, tmp_path, capsys):
         (("--tasks", "TUHH"), r"unknown task 'TUHH'"),
         (("--window", "65"), r"--window 65: windows have 1 to 64 seconds"),
         (("--window", "64"), r"Subject00_2\.edf: too short: \d\d\.\d s, a window has 64 s"),
+        (("--stride", "0"), r"--stride 0: must be above 0 seconds"),
         (("--stride", "0.001"), r"--stride 0\.001: must be above 0 seconds"),
         (("--channels", "FP1", "OZ"), r"Subject00_2\.edf: without OZ; its channels"),
         (("--NeuroLM_path", "gone.pt"), r"--NeuroLM_path: no checkpoint found, tried gone\.pt"),
@@ -152,6 +157,13 @@ def test_other_questions_windows_and_written_answers(made, tmp_path, capsys):
 def test_bad_requests_are_named(made, tmp_path, more, message):
     with pytest.raises(UserError, match=message):
         run_predict(made, tmp_path, *more)
+
+
+@pytest.mark.parametrize("flag, value", [("--window", 0), ("--stride", -1), ("--batch_size", 0), ("--notch", -5)])
+def test_numbers_that_mean_nothing(made, tmp_path, capsys, flag, value):
+    with pytest.raises(SystemExit):
+        run_predict(made, tmp_path, flag, value)
+    assert f"argument {flag}: {value} is not in the range" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_answers_that_would_overwrite_one_another(made, tmp_path):
@@ -176,9 +188,12 @@ def clean(channels, seconds=9):
 
 def test_channels_are_those_of_the_training():
     recording = clean(["C3", "O1", "FP1"])
-    assert choose_channels(recording, None) == (recording, "")
+    assert choose_channels(recording, None) == (("C3", "O1", "FP1"), "")
     chosen, said = choose_channels(recording, ("FP1", "FP2", "C3"))
-    assert chosen.channels == ("FP1", "C3") and (chosen.eeg == recording.eeg[[2, 0]]).all()
+    assert chosen == ("FP1", "C3")
+    window = cut(recording, 4, channels=chosen)[1]
+    assert (window["eeg"] == recording.eeg[[2, 0], 800:1600] / np.float32(100)).all()
+    assert window["rows"].tolist() == channel_rows(("FP1", "C3")).tolist()
     assert said == "without FP2, which the model was trained on; not used, as unknown to the model: O1"
     with pytest.raises(UserError, match=r"none of the channels that the model was trained on \(OZ\), but C3, O1, FP1"):
         choose_channels(recording, ("OZ",))

@@ -50,6 +50,15 @@ def array_format(args) -> ArrayFormat | None:
     return args.rate and ArrayFormat(args.rate, args.unit, tuple(args.channels or ()) or None, args.variable)
 
 
+def describe_array(rate, unit, channels) -> ArrayFormat:
+    """The format of an array in memory, spelled as the flags spell it. Raises UserError."""
+    try:
+        names = None if channels is None else tuple(map(str, channels))
+        return ArrayFormat(_above_zero(rate), _unit(str(unit)), names)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(str(error)) from None
+
+
 def _unit(text) -> float:
     kind, _, factor = text.partition(":")
     return _above_zero(factor if kind == "raw" else UNITS.get(text, ""), text, "uV, mV, V or raw:FACTOR")
@@ -59,7 +68,7 @@ def _above_zero(number, text=None, wanted="a rate in Hz above 0") -> float:
     try:
         if 0 < float(number) < np.inf:
             return float(number)
-    except ValueError:
+    except (ValueError, TypeError):
         pass  # refused below, like other numbers
     raise argparse.ArgumentTypeError(f"{text or number!r} is not {wanted}")
 
@@ -93,9 +102,15 @@ def read_array(path, known: ArrayFormat | None) -> mne.io.BaseRaw:
         names, data = _read_csv(path, known.rate)
     if known.unit not in UNITS.values():
         warnings.warn(f"raw numbers, taken as {known.unit:g} uV each", RuntimeWarning, stacklevel=2)
+    return as_mne(data, names, known)
+
+
+def as_mne(data, names, known: ArrayFormat) -> mne.io.BaseRaw | mne.BaseEpochs:
+    """An array (C, T) as an MNE recording, (E, C, T) as epochs; names: of its C channels."""
     data = np.array(data, dtype=np.float64)  # a copy of what may be mapped
     data *= known.unit * 1e-6
-    return mne.io.RawArray(data, mne.create_info(list(names), known.rate, "eeg"), verbose="ERROR")
+    info = mne.create_info(list(names), known.rate, "eeg")
+    return (mne.io.RawArray if data.ndim == 2 else mne.EpochsArray)(data, info, verbose="ERROR")
 
 
 def _read_csv(path, rate) -> tuple[list[str], np.ndarray]:

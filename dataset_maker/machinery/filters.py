@@ -13,6 +13,8 @@ from scipy.fft import irfft, next_fast_len, rfft
 
 from dataset.hdf5 import RATE
 
+BATCH = 2**22  # samples that are transformed together
+
 
 @functools.lru_cache
 def design(rate, low, high, notch) -> tuple[np.ndarray, ...]:
@@ -33,16 +35,20 @@ def _pad(row, left, right) -> np.ndarray:
 
 
 def convolve(data, kernel) -> None:
-    """Filter the rows of data (C, T) in place, by overlap-save with all blocks of a row in one batch."""
+    """Filter the rows of data (C, T) in place, by overlap-save with many blocks of a row in one batch."""
     taps, samples = len(kernel), data.shape[1]
     size = next_fast_len(4 * taps, real=True)
     step = size - taps + 1
+    batch = max(1, BATCH // size)
     response = rfft(kernel, size)
     rest = -samples % step
     for row in data:
         padded = np.concatenate([_pad(row, taps // 2, taps // 2), np.zeros(rest)])
         blocks = np.lib.stride_tricks.sliding_window_view(padded, size)[::step]
-        row[:] = irfft(rfft(blocks) * response, size)[:, taps - 1 :].ravel()[:samples]
+        for first in range(0, len(blocks), batch):
+            target = row[first * step : (first + batch) * step]
+            found = irfft(rfft(blocks[first : first + batch]) * response, size)[:, taps - 1 :]
+            target[:] = found.ravel()[: len(target)]
 
 
 def resample(data, rate) -> np.ndarray:

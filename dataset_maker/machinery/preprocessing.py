@@ -1,28 +1,29 @@
-"""One raw file to clean EEG, as both papers do it with MNE: channels of the table, band-pass 0.1-75 Hz, notch at the
-mains frequency, resampling to 200 Hz, uV. What a model should not be fed is refused with its reason. C channels,
-T samples.
+"""A raw file, or an MNE object, to clean EEG, as both papers do it with MNE: channels of the table, band-pass
+0.1-75 Hz, notch at the mains frequency, resampling to 200 Hz, uV. What a model should not be fed is refused with its
+reason. C channels, E epochs (1 of a recording), T samples.
 """
 
+import os
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import mne
 import numpy as np
 
-from dataset.amplitudes import PLAUSIBLE, QUIETEST, SPARSE, channel_medians, describe_loud, find_loud
+from dataset.amplitudes import PLAUSIBLE, QUIETEST, SPARSE, describe_loud, find_loud
 from dataset.channels import canonical_name
 from dataset.hdf5 import RATE
 from dataset_maker.machinery.arrays import is_array, read_array
 from dataset_maker.machinery.edf import check_edf
 from dataset_maker.machinery.filters import convolve, design, resample
-from dataset_maker.machinery.limits import bounded_memory
+from dataset_maker.machinery.limits import bounded_memory, forget, make_room
 from errors import UserError, check_file, described
 
 LOW, HIGH = 0.1, 75.0  # Hz, the band of both papers
 SUFFIXES = (".cnt", ".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif")
 RATES = (20.0, 50_000.0)  # Hz: of amplifiers for EEG; the filters of others would fill the memory
-BLOCK_BYTES = 2**29  # of float64 signal in memory at once
+BLOCK_BYTES = 2**28  # of float64 signal in memory at once; and of clean EEG, where a scratch file can hold it
 
 
 @dataclass(frozen=True)
@@ -36,30 +37,38 @@ class CleanEEG:
     notch: float  # Hz, 0: none
     events: tuple[tuple[float, float, str], ...]  # the file's annotations: onset s, duration s, text
     notes: tuple[str, ...]  # what a reader of the report should know
+    epoch: int | None = None  # samples of each of the epochs that follow one another in `eeg`; None: a recording
 
 
 def load_recording(
-    path, channels=None, notch=50.0, aliases=None, min_seconds=1.0, trim_end=0.0, array=None, **options
-) -> CleanEEG:
-    """Read and clean one raw file.
+    source, channels=None, notch=50.0, aliases=None, min_seconds=1.0, trim_end=0.0, array=None, band=(LOW, HIGH),
+    scratch=None, progress=iter, **options,
+) -> CleanEEG:  # fmt: skip
+    """Read and clean one raw file, or an MNE Raw or Epochs, which stay as they are.
 
     channels: names of the table to take, in this order (default: all of the table, in the file's order); notch: mains
     frequency in Hz, 0 for none; aliases: from `load_aliases`; trim_end: seconds to cut off the end; array: the
-    `ArrayFormat` of a file that is an array; options: for MNE's reader. Raises UserError naming the file and why it was
-    refused.
+    `ArrayFormat` of a file that is an array; band: Hz, None: it is filtered already, notch included; scratch: a folder
+    for a nameless file that holds the EEG of long recordings in place of the memory; progress: around the blocks of
+    channels; options: for MNE's reader. Raises UserError naming the file and why it was refused.
     """
+    is_file = isinstance(source, str | os.PathLike)
+    path = source if is_file else f"the {type(source).__name__} given"
     try:
         with warnings.catch_warnings(record=True) as caught, mne.utils.use_log_level("WARNING"):
             warnings.simplefilter("always")
-            raw = _read(path, options, array)
+            raw = _read(source, options, array) if is_file else source
+            if _is_epochs(raw) and not raw.preload:
+                raw = raw.copy().load_data()
             picked, notes = _pick(raw, channels, aliases)
-            rate, seconds = raw.info["sfreq"], raw.n_times / raw.info["sfreq"]
+            rate = raw.info["sfreq"]
+            seconds = (len(raw.times) if _is_epochs(raw) else raw.n_times) / rate
             if not RATES[0] <= rate <= RATES[1]:
                 raise UserError(f"sampled at {rate:g} Hz, EEG is at {RATES[0]:g} to {RATES[1]:g}")
             if seconds < min_seconds + trim_end:
                 raise UserError(f"too short: {seconds:.1f} s, at least {min_seconds + trim_end:g} s are needed")
-            with bounded_memory([path, *map(str, raw.filenames)]):
-                clean = _clean(raw, picked, seconds - trim_end, notch, flat_ok=channels is None)
+            with bounded_memory([source, *map(str, raw.filenames)]) if is_file else nullcontext():
+                clean = _clean(raw, picked, seconds - trim_end, notch, band, channels is None, scratch, progress)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # whatever else its content leads to; the type tells a bug from a bad file
@@ -120,54 +129,85 @@ def _pick(raw, channels, aliases) -> tuple[dict[str, str], tuple[str, ...]]:
     return picked, (f"channels left out: {', '.join(left)}",) * bool(left)
 
 
-def _clean(raw, picked, seconds, notch, flat_ok) -> CleanEEG:
+def _clean(raw, picked, seconds, notch, band, flat_ok, scratch, progress) -> CleanEEG:
     """Filter and resample the picked channels, in blocks that bound the memory of long recordings."""
     rate, stop = raw.info["sfreq"], round(seconds * raw.info["sfreq"])
-    high, notch, notes = _band(rate, notch)
-    length = len(design(rate, LOW, high, notch)[0])
-    if length > stop:
-        notes += (f"distorted: its {seconds:.1f} s are shorter than the filter's {length / rate:.1f} s",)
-    block = max(1, BLOCK_BYTES // (8 * stop))
-    places, blocks, flat = list(picked), [], []
-    for first in range(0, len(places), block):
-        here = places[first : first + block]
-        with _mne_errors("read"):
-            data = raw.get_data([picked[place] for place in here], stop=stop)  # (block, samples) float64 V
-        data *= 1e6
-        still = _flat(data, here)
-        if not flat_ok and still:
-            raise UserError(f"flat: {', '.join(still)} never changes")
+    kernels, low, high, notch, notes = _design(raw.info, notch, band)
+    if kernels and len(kernels[0]) > stop:
+        cure = ", or filter before cutting into epochs and say that it is clean" * _is_epochs(raw)
+        notes += (f"distorted: its {seconds:.1f} s are shorter than the filter's {len(kernels[0]) / rate:.1f} s{cure}",)
+    epoch, epochs = round(RATE / rate * stop), len(raw) if _is_epochs(raw) else 1
+    if not epochs:
+        raise UserError("it holds no epoch")
+    block = max(1, BLOCK_BYTES // (8 * stop * epochs))
+    sparse = max(SPARSE, epoch * epochs >> 20)  # every so many samples are enough for a median
+    places, kept, flat, some = list(picked), [], [], []
+    eeg = make_room((len(places), epoch * epochs), scratch, BLOCK_BYTES)
+    for first in progress(range(0, len(places), block)):
+        names = {place: picked[place] for place in places[first : first + block]}
+        still, rows = _clean_block(raw, names, stop, kernels, flat_ok)
         flat += still
-        data = data[[place not in still for place in here]] if still else data
-        if len(data):
-            with _mne_errors("filtered"):
-                blocks.append(_filter(data, rate, high, notch))
-    if not blocks:
+        eeg[len(kept) : len(kept) + len(rows)] = rows
+        kept += [place for place in names if place not in still]
+        some += [np.abs(rows[:, ::sparse])]
+        forget(eeg)
+    if not kept:
         raise UserError("flat: no channel ever changes")
-    eeg = np.concatenate(blocks)
-    kept = tuple(place for place in places if place not in flat)
-    eeg, kept, odd = _drop_loud(eeg, kept, loud_ok=flat_ok)
-    _check_amplitude(eeg)
+    some = np.concatenate(some)
+    loud, odd = _find_odd(np.median(some, axis=1), kept, loud_ok=flat_ok)
+    rows = [row for row, place in enumerate(kept) if place not in loud]
+    for place, row in enumerate(rows):
+        if place != row:
+            eeg[place] = eeg[row]
+            forget(eeg)
+    eeg = eeg[: len(rows)]
+    _check_amplitude(some[rows])
     notes += (f"flat channels dropped: {', '.join(flat)}",) * bool(flat) + odd
-    return CleanEEG(kept, eeg, LOW, high, notch, _events(raw), notes)
+    names = tuple(kept[row] for row in rows)
+    return CleanEEG(names, eeg, low, high, notch, _events(raw), notes, epoch if _is_epochs(raw) else None)
+
+
+def _is_epochs(raw) -> bool:
+    return hasattr(raw, "drop_log")
+
+
+def _clean_block(raw, names, stop, kernels, flat_ok) -> tuple[list[str], np.ndarray]:
+    """Of some channels {name of the table: name in the file} those that are flat, and the others' clean EEG (C, T)."""
+    with _mne_errors("read"):
+        if _is_epochs(raw):
+            data = np.array(raw.get_data(list(names.values())).swapaxes(0, 1)[..., :stop])  # (C, E, samples) V
+        else:
+            data = raw.get_data(list(names.values()), stop=stop)[:, None]
+    data *= 1e6
+    still = _flat(data.reshape(len(data), -1), names)
+    if not flat_ok and still:
+        raise UserError(f"flat: {', '.join(still)} never changes")
+    data = data[[place not in still for place in names]] if still else data
+    with _mne_errors("filtered"):
+        rows = _filter(data.reshape(-1, stop), raw.info["sfreq"], kernels)
+    return still, rows.reshape(len(data), data.shape[1] * rows.shape[1])
 
 
 def _events(raw) -> tuple[tuple[float, float, str], ...]:
+    if _is_epochs(raw):
+        return ()
     marks = raw.annotations
     rows = zip(marks.onset - raw.first_time, marks.duration, marks.description, strict=True)
     return tuple((float(onset), float(duration), str(text)) for onset, duration, text in rows)
 
 
-def _band(rate, notch) -> tuple[float, float, tuple[str, ...]]:
-    """Upper edge and notch (Hz) that a sampling rate allows, and notes on what had to differ."""
-    high, notes = HIGH, ()
+def _design(info, notch, band) -> tuple[tuple, float, float, float, tuple[str, ...]]:
+    """The filters' kernels, their band and notch (Hz) as the sampling rate allows, and notes on what had to differ."""
+    if band is None:
+        return (), info["highpass"], info["lowpass"], 0.0, ()
+    (low, high), rate, notes = band, info["sfreq"], ()
     if high >= rate / 2:
         high = round(0.99 * rate / 2, 2)
         notes += (f"band's upper edge moved to {high:g} Hz: sampled at {rate:g} Hz",)
     if notch and notch + 1 >= rate / 2:
         notes += (f"no notch at {notch:g} Hz: sampled at {rate:g} Hz",)
         notch = 0.0
-    return high, float(notch), notes
+    return design(rate, low, high, notch), low, high, float(notch), notes
 
 
 def _flat(data, places) -> list[str]:
@@ -179,18 +219,19 @@ def _flat(data, places) -> list[str]:
     return [place for place, span in spans.items() if span == 0]
 
 
-def _filter(data, rate, high, notch) -> np.ndarray:
+def _filter(data, rate, kernels) -> np.ndarray:
     """Band-pass, notch and resample (channels, samples) float64, changing it -> float32 at 200 Hz."""
-    data -= data.mean(axis=1, keepdims=True)  # what an amplifier's offset does at the edges of a short recording
-    for kernel in design(rate, LOW, high, notch):
+    if kernels:
+        data -= data.mean(axis=1, keepdims=True)  # what an amplifier's offset does at the edges of a short recording
+    for kernel in kernels:
         convolve(data, kernel)
     return resample(data, rate) if rate != RATE else data.astype(np.float32)
 
 
-def _drop_loud(eeg, places, loud_ok) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """EEG and channels without those that hold no EEG in uV, as an open electrode or another unit gives; a note on odd
-    ones. Raises UserError naming them when a channel may not be missing, or most of them are such."""
-    medians = channel_medians(eeg)
+def _find_odd(medians, places, loud_ok) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The channels that hold no EEG in uV, as an open electrode or another unit gives, by their median absolute
+    amplitude; notes on these and on odd ones. Raises UserError naming them when a channel may not be missing, or most
+    of them are such."""
     loud = find_loud(medians, places)
     if loud and (not loud_ok or 2 * len(loud) > len(places)):
         cure = "correct its unit in the file, or make the dataset without it (make_custom.py --channels)"
@@ -198,14 +239,12 @@ def _drop_loud(eeg, places, loud_ok) -> tuple[np.ndarray, tuple[str, ...], tuple
     notes = (f"channels dropped: {describe_loud(loud)}",) * bool(loud)
     rest = [(place, value) for place, value in zip(places, medians, strict=True) if place not in loud]
     odd = [f"{place} {value:.2g}" for place, value in rest if not QUIETEST <= value <= PLAUSIBLE[1]]
-    notes += (f"channels of unlikely median amplitude, in uV: {', '.join(odd)}",) * bool(odd)
-    kept = eeg[[place not in loud for place in places]] if loud else eeg
-    return kept, tuple(place for place, _ in rest), notes
+    return loud, notes + (f"channels of unlikely median amplitude, in uV: {', '.join(odd)}",) * bool(odd)
 
 
-def _check_amplitude(eeg) -> None:
-    """Refuse a signal that cannot be EEG in uV, with the unit or factor suspected."""
-    median = float(np.median(np.abs(eeg[:, ::SPARSE])))
+def _check_amplitude(amplitudes) -> None:
+    """Refuse a signal of these absolute values that cannot be EEG in uV, with the unit or factor suspected."""
+    median = float(np.median(amplitudes))
     if PLAUSIBLE[0] <= median <= PLAUSIBLE[1]:
         return
     factor = 15.0 / max(median, 1e-12)  # 15 uV is typical

@@ -21,11 +21,11 @@ class Source:
     detail: object = None  # what the recipe's `cut` needs: a label, a label file, ...
 
 
-def find_files(raw_dir, suffixes, layout) -> list[Path]:
+def find_files(raw_dir, suffixes, layout, flag="--raw_dir") -> list[Path]:
     """Raw files below a folder, sorted by their path in it. Raises UserError, with the layout, when there is none."""
     raw_dir = Path(raw_dir)
     if not raw_dir.is_dir():
-        raise UserError(f"--raw_dir {raw_dir} does not exist")
+        raise UserError(f"{flag} {raw_dir} does not exist")
     found = [
         Path(folder, name)
         for folder, _, names in os.walk(raw_dir, followlinks=True)
@@ -33,7 +33,7 @@ def find_files(raw_dir, suffixes, layout) -> list[Path]:
         if name.lower().endswith(tuple(suffixes)) and not name.startswith(".")
     ]
     if not found:
-        raise UserError(f"--raw_dir {raw_dir} holds no {' '.join(suffixes)} file; expected {layout}")
+        raise UserError(f"{flag} {raw_dir} holds no {' '.join(suffixes)} file; expected {layout}")
     return sorted(found, key=lambda path: path.relative_to(raw_dir).as_posix())
 
 
