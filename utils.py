@@ -138,7 +138,7 @@ def start_run(device: str = "auto", dtype: str = "auto", seed: int = 1337, timeo
     Raises UserError for a device or a precision that this machine lacks.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
     # the watch knows the rank and speaks first; the collectives, which do not, end those that it leaves
     patience, watch = datetime.timedelta(minutes=timeout_minutes + 1), None
     if world_size > 1 and not dist.is_initialized():
@@ -154,7 +154,7 @@ def start_run(device: str = "auto", dtype: str = "auto", seed: int = 1337, timeo
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     seed_everything(seed)
-    run = Run(rank, world_size, chosen, _dtype(dtype, chosen), seed, patience, watch)
+    run = Run(rank, world_size, chosen, choose_dtype(dtype, chosen), seed, patience, watch)
     run.say(f"{world_size} process(es) on {chosen.type}, {str(run.dtype).removeprefix('torch.')}, seed {seed}")
     return run
 
@@ -164,7 +164,7 @@ def _join(backend: str, store, rank: int, world_size: int, patience: datetime.ti
     atexit.register(dist.destroy_process_group)
 
 
-def _device(name: str, local_rank: int) -> torch.device:
+def choose_device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -175,7 +175,7 @@ def _device(name: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         if device.type != "cuda":
             return torch.float32

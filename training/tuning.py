@@ -16,6 +16,7 @@ from model.labram import FRESH
 from model.weights import ADAPTS, base_state, hash_state, read_checkpoint
 from training.checkpoints import write_checkpoint
 
+TUNINGS = ("full", "lora", "probe")
 # the linear layers of NeuroLM's language model and of LaBraM's backbone
 ADAPTED = r"(GPT2\.transformer\.h|blocks)\.\d+\.(attn|mlp)\.(c_attn|c_proj|c_fc|qkv|proj|fc1|fc2)"
 
@@ -28,15 +29,13 @@ def tune(model, how: str, rank: int, run, base=None) -> dict:
     without a base, or with one that holds adapters itself.
     """
     adapts = {}
-    if how == "probe":
-        model.freeze_backbone()
-    elif how == "lora":
+    if how == "lora":
         if base is None:
             raise UserError("--tune lora adapts trained weights: give --finetune, or --init_from NeuroLM")
         names = [name for name in model.state_dict() if not name.startswith(FRESH)]
         sha256 = run.on_main(lambda: hash_state(base_state(base, names)))
         adapts = {ADAPTS: {"path": str(Path(base).resolve()), "sha256": sha256, "names": names}}
-        adapt(model, rank)
+    choose_trained(model, how, rank)
     parameters = dict(model.named_parameters())
     trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     sizes = (f"{sum(value.numel() for value in part.values()):,}" for part in (trained, parameters))
@@ -47,9 +46,14 @@ def tune(model, how: str, rank: int, run, base=None) -> dict:
     return adapts
 
 
-def adapt(model, rank: int) -> None:
-    """Put W + B A in place of the linear layers of a model's blocks, B = 0 at first; only these, and what a masked
-    model lacks of a classifier, train."""
+def choose_trained(model, how: str, rank: int) -> None:
+    """As `tune`, without a word: "lora" puts W + B A in place of the linear layers W of the blocks, with B = 0."""
+    if how not in TUNINGS:
+        raise UserError(f"{how}: choose one of {', '.join(TUNINGS)}")
+    if how == "probe":
+        model.freeze_backbone()
+    if how != "lora":
+        return
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds
 
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED), model)
