@@ -150,16 +150,17 @@ def _size(sizes: dict, name: str):
     return sizes[name]
 
 
-def read_labram(path) -> Classifier:
-    """LaBraM's backbone, of the size and the options that a masked model or a classifier has, under a new head."""
+def read_labram(path, num_classes: int = 1, drop_path: float = 0.0) -> Classifier:
+    """The backbone of a masked model or a classifier, of its size and options, under a new head."""
     state = model_state(read_checkpoint(path))
     shapes = {name.removeprefix("student."): getattr(value, "shape", (0,)) for name, value in state.items()}
     config = {config.n_embd: config for config in BACKBONES.values()}.get(shapes.get("cls_token", (0,))[-1])
     if config is None:
         raise UserError(f"{path} is no masked model or classifier of LaBraM: it lacks a cls_token of a known width")
     layer_scale = config.layer_scale if "blocks.0.gamma_1" in shapes else 0.0
-    model = Classifier(replace(config, qkv_bias="blocks.0.attn.q_bias" in shapes, layer_scale=layer_scale), 1)
-    load_pretrained(model, state, str(path))
+    config = replace(config, qkv_bias="blocks.0.attn.q_bias" in shapes, layer_scale=layer_scale, drop_path=drop_path)
+    model = Classifier(config, num_classes)
+    load_pretrained(model, state, str(path), keep_head=False)
     return model
 
 

@@ -7,7 +7,6 @@ ch_names: C names of the channel table; sfreq: Hz; unit: uV, mV or V; device, dt
 
 import contextlib
 import random
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -26,7 +25,7 @@ from errors import UserError
 from evaluation.adapters import LaBraMAdapter, NeuroLMAdapter, read_labram, resample, to_patches
 from evaluation.inference import ask
 from evaluation.metrics import most_likely
-from model.labram import Classifier, class_loss, load_pretrained, model_state, parameter_groups
+from model.labram import Classifier, class_loss, model_state, parameter_groups
 from model.neurolm import NeuroLM
 from model.weights import read_checkpoint
 from training.checkpoints import Checkpoints
@@ -34,7 +33,7 @@ from training.loading import Loader
 from training.logger import Logger
 from training.padding import QUESTION_TOKENS, choose_padding
 from training.trainer import Trainer
-from training.tuning import choose_trained
+from training.tuning import tune
 from utils import Run, choose_device, choose_dtype, decay_groups, learning_rates, make_optimizer, seed_everything
 
 UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6}
@@ -49,11 +48,10 @@ class _Quiet(Run):
 class _Estimator(BaseEstimator):
     def _microvolts(self, X) -> torch.Tensor:
         """X (n, C, T) in uV, float32. Raises UserError where it has another shape or unit, or is not finite."""
-        X = np.asarray(X)
-        if X.ndim != 3 or X.shape[1] != len(self.ch_names):
-            raise UserError(f"EEG of shape {X.shape}: expected (windows, {len(self.ch_names)} channels, samples)")
-        if self.unit not in UNITS:
-            raise UserError(f"unit {self.unit}: choose one of {', '.join(UNITS)}")
+        X, channels = np.asarray(X), len(self.ch_names)
+        if X.ndim != 3 or X.shape[1] != channels or self.unit not in UNITS:
+            expected = f"(windows, {channels} channels, samples) in {', '.join(UNITS)}"
+            raise UserError(f"EEG of shape {X.shape} in {self.unit}: expected {expected}")
         broken = np.flatnonzero(~np.isfinite(X).all((1, 2)))
         if len(broken):
             raise UserError(f"{len(broken)} of {len(X)} windows are not finite, the first is number {broken[0]}")
@@ -116,14 +114,14 @@ class _Classifier(ClassifierMixin, _Estimator):
             run = self._run(self.seed)
             seed_everything(run.seed)
             self.model_ = self._start(run).to(run.device)
-            choose_trained(self.model_, self.strategy, self.lora_rank)
+            tune(self.model_, self.strategy, self.lora_rank, run, self.weights)
             self._train(samples, run)
         self.model_.cpu()
         return self
 
     def _train(self, samples, run) -> None:
         """The loop of the scripts, of which nothing is kept but the model."""
-        loader = Loader(samples, min(self.batch_size, len(samples)), run, self._collate(), check=check_eeg)
+        loader = Loader(samples, min(self.batch_size, len(samples)), run, self.collate, check=check_eeg)
         steps = self.epochs * loader.steps_per_epoch
         optimizer = make_optimizer(self.groups(self.model_), self.lr, self.betas, run.device)
         rates = learning_rates(self.lr, self.lr / 10, steps, steps // 10)
@@ -168,17 +166,11 @@ class LaBraMClassifier(_Classifier):
     """LaBraM under a new head, trained as run_class_finetuning.py does."""
 
     reads, betas, grad_clip = LaBraMAdapter, (0.9, 0.999), 0.0
+    collate = staticmethod(collate_montage)
     groups = staticmethod(partial(parameter_groups, weight_decay=0.05, layer_decay=0.65))
 
     def _start(self, run) -> Classifier:
-        found = read_labram(self.weights)
-        outputs = len(self.classes_) if len(self.classes_) > 2 else 1
-        model = Classifier(replace(found.config, drop_path=0.1), outputs)
-        load_pretrained(model, found.state_dict(), str(self.weights), keep_head=False)
-        return model
-
-    def _collate(self):
-        return collate_montage
+        return read_labram(self.weights, len(self.classes_) if len(self.classes_) > 2 else 1, drop_path=0.1)
 
     def _loss(self, batch):
         return class_loss(self.model_(batch["x"], batch["chans"]), batch["label"], smoothing=0.1)
@@ -189,6 +181,7 @@ class NeuroLMClassifier(_Classifier):
     `question` with the name of a class."""
 
     reads, betas, grad_clip = NeuroLMAdapter, (0.9, 0.95), 1.0
+    collate = staticmethod(lambda samples: QuestionCollate(load_tokenizer())(samples))
     groups = staticmethod(partial(decay_groups, weight_decay=0.1))
 
     def __init__(self, weights, ch_names, sfreq, unit="uV", question="Which class does this EEG segment belong to?",
@@ -202,9 +195,6 @@ class NeuroLMClassifier(_Classifier):
         model = NeuroLM.load(self.weights)
         choose_padding(model.tokenizer, None, QUESTION_TOKENS, run)
         return model
-
-    def _collate(self):
-        return QuestionCollate(load_tokenizer())
 
     def _loss(self, batch):
         return self.model_(eeg=batch)["eeg"]["loss"] / len(batch["source"])

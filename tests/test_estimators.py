@@ -147,7 +147,7 @@ def test_bad_input_is_named(weights):
         with pytest.raises(UserError, match=said):
             make(LaBraMClassifier, weights).fit(bad, y)
     for more, said in (
-        ({"unit": "nV"}, "unit nV"), ({"ch_names": ["C3", "E17", "C4"]}, "unknown channel E17"),
+        ({"unit": "nV"}, "in nV"), ({"ch_names": ["C3", "E17", "C4"]}, "unknown channel E17"),
         ({"ch_names": ["C3", "FP2-F4", "C4"]}, "without FP2-F4"), ({"strategy": "half"}, "half"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):

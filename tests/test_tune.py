@@ -5,6 +5,7 @@ import json
 import pytest
 import stages
 import torch
+from conftest import run_script
 from processes import run_processes
 from small_models import make_lm, samples
 from torch.testing import assert_close
@@ -13,19 +14,19 @@ import run_class_finetuning
 from dataset.batches import QuestionCollate
 from dataset.text import load_tokenizer
 from errors import UserError
+from evaluation.inference import load_model
 from model.labram import BACKBONES, Classifier
 from model.neurolm import NeuroLM
-from model.weights import ADAPTS, hash_state, read_checkpoint
-from training import tuning
+from model.weights import ADAPTS, read_checkpoint
 from training.checkpoints import write_checkpoint
 from training.trainer import Trainer
 from training.tuning import tune
 from utils import Run
 
 RUN = Run(0, 1, torch.device("cpu"), torch.float32, seed=0)
-LM_LAYERS = [f"GPT2.transformer.h.{i}.{layer}" for i in range(2) for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_fc",
-             "mlp.c_proj")]  # fmt: skip
-LABRAM_LAYERS = [f"blocks.{i}.{layer}" for i in range(2) for layer in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
+LM_PARTS, LABRAM_PARTS = "attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj", "attn.qkv attn.proj mlp.fc1 mlp.fc2"
+LM_LAYERS = [f"GPT2.transformer.h.{i}.{layer}" for i in range(2) for layer in LM_PARTS.split()]
+LABRAM_LAYERS = [f"blocks.{i}.{layer}" for i in range(2) for layer in LABRAM_PARTS.split()]
 LM_HEAD = {"GPT2.transformer.ln_f.weight", "GPT2.transformer.ln_f.bias", "GPT2.lm_head.weight"}
 HEAD = {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
 EXPECTED = {
@@ -109,7 +110,7 @@ def test_merged_adapters_give_the_same_logits(system, tmp_path):
             torch.nn.init.normal_(value, std=0.2)
     trained = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
     write_checkpoint(base | adapts | {"model": trained, "optimizer": {}}, adapted)
-    tuning.main(tuning.get_args([str(adapted), str(tmp_path / "merged.pt")]))
+    run_script("-m", "training.tuning", adapted, tmp_path / "merged.pt")
     merged = read_checkpoint(tmp_path / "merged.pt", whole=False)
     assert not {ADAPTS, "optimizer"} & merged.keys()
     plain = NeuroLM.load(tmp_path / "merged.pt") if system == "lm" else make(system)
@@ -123,13 +124,10 @@ def test_merged_adapters_give_the_same_logits(system, tmp_path):
     assert stages.same(read_checkpoint(tmp_path / "moved" / "adapted.pt")["model"], merged["model"])
 
 
-class Killed(BaseException):
-    """Ends a run on the spot."""
-
-
 def test_adapters_alone_are_saved_and_resumed(script, tmp_path, monkeypatch):
     train, base = script
-    newest = train(tmp_path / "a", "--tune", "lora", "--lora_rank", 2, "--save_every_steps", 2)
+    lora = ["--tune", "lora", "--lora_rank", 2, "--save_every_steps", 2]
+    newest = train(tmp_path / "a", *lora)
     best = newest.with_stem(f"{newest.stem}-best")
     raw, whole, start = read_checkpoint(best, whole=False), read_checkpoint(best), read_checkpoint(base)["model"]
     assert best.stat().st_size < 0.1 * base.stat().st_size
@@ -143,26 +141,27 @@ def test_adapters_alone_are_saved_and_resumed(script, tmp_path, monkeypatch):
     def save_and_die(trainer, *arguments, save=Trainer.save):
         save(trainer, *arguments)
         if trainer.step == 4:
-            raise Killed
+            raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(Killed):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Trainer, "save", save_and_die)
-        train(tmp_path / "b", "--tune", "lora", "--lora_rank", 2, "--save_every_steps", 2)
-    again = train(tmp_path / "b", "--tune", "lora", "--lora_rank", 2, "--save_every_steps", 2)
+        train(tmp_path / "b", *lora)
+    again = train(tmp_path / "b", *lora)
     for name in (newest.name, best.name):
         ours, theirs = (read_checkpoint(path.with_name(name), whole=False) for path in (again, newest))
         assert all(stages.same(ours[part], theirs[part]) for part in ("model", ADAPTS))
     assert stages.read_metrics(again.parent) == stages.read_metrics(newest.parent)
     with pytest.raises(UserError, match="--lora_rank is 3, was 2"):
-        train(tmp_path / "b", "--tune", "lora", "--lora_rank", 3)
+        train(tmp_path / "b", *lora, "--lora_rank", 3)
 
     path, evaluate = ("--finetune", "--eval") if train.__name__ == "finetune" else ("--NeuroLM_path", "--eval_only")
     train(tmp_path / "a", evaluate, path, best)
     (evaluated,) = newest.parent.glob("eval*/results.json")
+    load_model(Classifier if path == "--finetune" else NeuroLM, best)  # as predict.py does
     results = [json.loads(file.read_text())["results"] for file in (evaluated, newest.parent / "results.json")]
     assert results[0][0]["metrics"] == pytest.approx(results[1][0]["metrics"], abs=1e-6)
     with pytest.raises(UserError, match="holds adapters alone: merge them first, python -m training.tuning"):
-        train(tmp_path / "c", "--tune", "lora", path, best)
+        train(tmp_path / "c", *lora, path, best)
 
 
 def test_a_probe_moves_nothing_but_the_head(script, tmp_path):
@@ -183,33 +182,3 @@ def test_two_processes_train_the_same_adapters(untrained, tmp_path, flags):
     theirs = read_checkpoint(alone / "ckpt.pt", whole=False)
     assert ours[ADAPTS] == theirs[ADAPTS]
     assert_close(ours["model"], theirs["model"], rtol=1e-3, atol=2e-4)
-
-
-def test_adapters_without_their_base_are_refused(tmp_path):
-    model, base, adapted = make("labram"), tmp_path / "base.pt", tmp_path / "adapted.pt"
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    write_checkpoint({"model": state}, base)
-    adapts = tune(model, "lora", 4, RUN, base)
-    trained = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-    trained |= {"blocks.0.attn.qkv.lora_A.default.weight": torch.zeros(4, 7)}
-    for damage in (trained, {**trained, "blocks.9.attn.qkv.lora_A.default.weight": torch.zeros(4, 100)}):
-        write_checkpoint({"model": damage, **adapts}, adapted)
-        with pytest.raises(UserError, match=r"adapted\.pt: its adapters are damaged"):
-            read_checkpoint(adapted)
-    for about in ({}, {"path": 3}, adapts[ADAPTS] | {"names": 3}):
-        write_checkpoint({"model": trained, ADAPTS: about}, adapted)
-        with pytest.raises(UserError, match="damaged"):
-            read_checkpoint(adapted)
-    write_checkpoint({"model": trained, **adapts}, adapted)
-    write_checkpoint({"model": state | {"cls_token": state["cls_token"] + 1}}, base)
-    with pytest.raises(UserError, match=r"adapts other weights than .*base\.pt holds now"):
-        read_checkpoint(adapted)
-    write_checkpoint({"model": {"cls_token": state["cls_token"]}}, base)
-    with pytest.raises(UserError, match=r"base\.pt lacks pos_embed"):
-        read_checkpoint(adapted)
-    base.unlink()
-    with pytest.raises(UserError, match=r"the weights that they adapt are not there, tried .*base\.pt"):
-        read_checkpoint(adapted)
-    with pytest.raises(UserError, match="--tune lora adapts trained weights"):
-        tune(make("labram"), "lora", 4, RUN)
-    assert hash_state(state) != adapts[ADAPTS]["sha256"]  # the head is not of the base

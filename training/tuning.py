@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 
 import errors
-from errors import UserError
 from model.labram import FRESH
 from model.weights import ADAPTS, base_state, hash_state, read_checkpoint
 from training.checkpoints import write_checkpoint
@@ -23,43 +22,35 @@ ADAPTED = r"(GPT2\.transformer\.h|blocks)\.\d+\.(attn|mlp)\.(c_attn|c_proj|c_fc|
 
 def tune(model, how: str, rank: int, run, base=None) -> dict:
     """Choose what of a NeuroLM or a LaBraM Classifier trains, and say it: "full", "probe" the last norm and the head,
-    "lora" adapters of `rank` and a classifier's last norm and head; base: the checkpoint with the model's weights.
+    "lora" W + B A of `rank` in place of every linear layer W of the blocks, with B = 0 at first, and a classifier's
+    last norm and head; base: the checkpoint with the weights W.
 
     -> what checkpoints keep beside the state: with adapters, which weights they adapt. Raises UserError for adapters
     without a base, or with one that holds adapters itself.
     """
     adapts = {}
+    if how not in TUNINGS or (how == "lora" and base is None):
+        raise errors.UserError(f"--tune {how}: take one of {', '.join(TUNINGS)}; lora adapts trained weights, which "
+                               "--finetune or --init_from NeuroLM gives")  # fmt: skip
+    if how == "probe":
+        model.freeze_backbone()
     if how == "lora":
-        if base is None:
-            raise UserError("--tune lora adapts trained weights: give --finetune, or --init_from NeuroLM")
+        from peft import LoraConfig, inject_adapter_in_model  # takes seconds
+
         names = [name for name in model.state_dict() if not name.startswith(FRESH)]
         sha256 = run.on_main(lambda: hash_state(base_state(base, names)))
         adapts = {ADAPTS: {"path": str(Path(base).resolve()), "sha256": sha256, "names": names}}
-    choose_trained(model, how, rank)
-    parameters = dict(model.named_parameters())
-    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
-    sizes = (f"{sum(value.numel() for value in part.values()):,}" for part in (trained, parameters))
-    said = "trains {} of {} tensors, {} of {} parameters".format(len(trained), len(parameters), *sizes)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED), model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or name.startswith(FRESH))
+    everything = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    trained = {name: everything[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
     kinds = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in trained)
-    listed = ", ".join(f"{count} {name}" for name, count in kinds.items())
-    run.say(said if how == "full" else f"{said}: {listed}")
+    run.say(
+        f"trains {len(trained)} of {len(everything)} tensors, {sum(trained.values()):,} of {sum(everything.values()):,}"
+        f" parameters: {'all' if how == 'full' else ', '.join(f'{count} {name}' for name, count in kinds.items())}"
+    )
     return adapts
-
-
-def choose_trained(model, how: str, rank: int) -> None:
-    """As `tune`, without a word: "lora" puts W + B A in place of the linear layers W of the blocks, with B = 0."""
-    if how not in TUNINGS:
-        raise UserError(f"{how}: choose one of {', '.join(TUNINGS)}")
-    if how == "probe":
-        model.freeze_backbone()
-    if how != "lora":
-        return
-    from peft import LoraConfig, inject_adapter_in_model  # takes seconds
-
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=ADAPTED), model)
-    for name, parameter in model.named_parameters():
-        if name.startswith(FRESH):
-            parameter.requires_grad_(True)
 
 
 def get_args(argv=None):
@@ -69,9 +60,5 @@ def get_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(args):
-    write_checkpoint(read_checkpoint(args.checkpoint), args.merged)
-
-
 if __name__ == "__main__":
-    errors.run(main, get_args)
+    errors.run(lambda args: write_checkpoint(read_checkpoint(args.checkpoint), args.merged), get_args)
