@@ -44,6 +44,7 @@ from training.flags import (
     add_log_flags,
     add_run_flags,
     add_trust_flags,
+    add_tuning_flags,
     make_parser,
     nonnegative,
     share,
@@ -53,6 +54,7 @@ from training.loading import Loader
 from training.provenance import describe_inputs, public_config
 from training.screening import screen
 from training.starting import begin_training, start_script
+from training.tuning import tune
 from utils import learning_rates, make_optimizer
 
 
@@ -66,7 +68,8 @@ def get_args(argv=None):
     flag = parser.add_argument_group("model").add_argument
     flag("--model", choices=CLASSIFIERS, default="labram_base_patch200_200", help="size of the network")
     flag("--finetune", help="checkpoint of run_labram_pretraining.py or this script, or the released labram-base.pth")
-    flag("--freeze_backbone", action=switch, default=False, help="train the last norm and the head only")
+    add_tuning_flags(flag)
+    flag("--freeze_backbone", action="store_const", const="probe", dest="tune", help="the same as --tune probe")
     flag("--qkv_bias", action=switch, default=True, help="released weights have none")
     flag("--disable_qkv_bias", action="store_false", dest="qkv_bias", help="the same as --no-qkv_bias")
     flag("--rel_pos_bias", action=switch, default=False, help="refused: LaBraM has no relative position bias")
@@ -109,10 +112,9 @@ def main(args):
         path = find_checkpoint(args.finetune, args.output_dir, "--finetune", "checkpoint-best.pth")
     goes_on = args.resume and newest.is_file() and not args.eval
     source = newest if goes_on else path  # whose head goes on
-    if source and (goes_on or args.eval or "classes" in read_checkpoint(source)):
-        classes, places, keep_head, said = follow_classes(
-            folder, classes, read_checkpoint(source), source, must=goes_on or args.eval
-        )
+    known = read_checkpoint(source, whole=False) if source else {}
+    if source and (goes_on or args.eval or "classes" in known):
+        classes, places, keep_head, said = follow_classes(folder, classes, known, source, must=goes_on or args.eval)
         sets = {split: windows.relabelled(places) for split, windows in sets.items()}
         if said:
             run.say(said)
@@ -131,9 +133,9 @@ def main(args):
         left_out, fresh = load_pretrained(raw_model, weights, str(path), keep_head)
         run.say(f"{path}: left out {', '.join(left_out) or 'nothing'}; new here: {', '.join(fresh) or 'nothing'}")
         start = "fine-tuned"
-    if args.freeze_backbone:
-        raw_model.freeze_backbone()
-        start = "linear probe"
+    adapts = {} if args.eval else tune(raw_model, args.tune, args.lora_rank, run, path)
+    if args.tune != "full":
+        start = "linear probe" if args.tune == "probe" else f"LoRA of rank {args.lora_rank}"
     raw_model.to(run.device)
     method = f"{args.model}, {start}"
     trained_on, found = screen(args, run, {split: [windows] for split, windows in sets.items()}, [folder], path)
@@ -160,7 +162,7 @@ def main(args):
         extra={"args": public_config(args), "classes": list(classes)}
         | describe_inputs(run, [folder], modules={"weights": weights})
         | {"tasks": describe_tasks({Task(folder.name, f"{folder.name}:", classes): sets["train"]})}
-        | {"trained_on": trained_on, **found},
+        | {"trained_on": trained_on, **found, **adapts},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop

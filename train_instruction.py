@@ -40,6 +40,7 @@ from training.flags import (
     add_neurolm_training_flags,
     add_run_flags,
     add_trust_flags,
+    add_tuning_flags,
     make_parser,
     positive,
     share,
@@ -51,6 +52,7 @@ from training.provenance import describe_inputs
 from training.sampling import MIXINGS, Mixture, mixing_shares
 from training.screening import screen
 from training.starting import BEST, NEWEST, new_neurolm, resumes, stage_folder, start_script, start_training
+from training.tuning import tune
 
 
 def get_args(argv=None):
@@ -66,6 +68,7 @@ def get_args(argv=None):
     flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: the one in out_dir")
     flag("--tokenizer_path", help="checkpoint of stage 1, read by --init_from gpt2 and scratch; default: in out_dir")
     add_language_model_flags(flag, ("NeuroLM", "gpt2", "scratch"), "With --init_from gpt2, scratch; else as in stage 2")
+    add_tuning_flags(flag)
     flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to 276 tokens, "
          "as officially; default: as in the stage before")  # fmt: skip
     flag = add_neurolm_training_flags(
@@ -134,6 +137,8 @@ def main(args):
         named.append("without pre-training")
     if raw_model.power_embed is not None:
         named.append("band power")
+    if not args.eval_only and args.tune != "full":
+        named.append("linear probe" if args.tune == "probe" else f"LoRA of rank {args.lora_rank}")
     if args.answer_by != "score":
         named.append("answers written freely" if args.answer_by == "generate" else args.answer_by)
     about = {"method": ", ".join(named), "seed": args.seed, **found}
@@ -166,13 +171,15 @@ def main(args):
         raw_model.measure_features(loader.to_measure())
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
+    weights = raw_model.state_dict() if args.init_from == "NeuroLM" else None
+    adapts = tune(raw_model, args.tune, args.lora_rank, run, path if weights else None)
     warmup_steps = int(args.warmup_ratio * steps) or args.warmup_epochs * loader.steps_per_epoch
     trainer = start_training(
         raw_model, run, args, out_dir, loader, fsdp=args.fsdp, steps=steps, warmup_steps=warmup_steps,
-        extra=raw_model.config_args() | {"trained_on": trained_on, **found}
+        extra=raw_model.config_args() | {"trained_on": trained_on, **found, **adapts}
         | describe_inputs(run, tasks.values(), text, tasks, {
             "tokenizer": raw_model.tokenizer.state_dict(),
-            "weights": raw_model.state_dict() if args.init_from == "NeuroLM" else None,
+            "weights": weights,
         }) | {"tasks": describe_tasks(sets["train"])},
     )  # fmt: skip
 

@@ -17,8 +17,8 @@ from einops import rearrange, repeat
 from torch import nn
 from torch.nn import functional as F
 
+from dataset.amplitudes import PLAUSIBLE
 from dataset.channels import PAD_ROW, STANDARD_1020, canonical_name
-from dataset.checks import PLAUSIBLE
 from dataset.windows import LABRAM_ROWS, LABRAM_SECONDS, MAX_SECONDS, MICROVOLTS, RATE
 from errors import UserError
 from model.labram import BACKBONES, Classifier, load_pretrained, model_state
@@ -70,9 +70,9 @@ class Adapter(nn.Module):
         rows = self.rows(x.size(1), ch_names, channel_positions).to(x.device).expand(len(x), -1)
         x = x.float() * self.scale
         if not self.looked:
-            self.looked, median = True, x.detach().abs().median().item()
+            self.looked, median = True, MICROVOLTS * x.detach().abs().median().item()
             if not PLAUSIBLE[0] <= median <= PLAUSIBLE[1]:
-                warnings.warn(f"with scale {self.scale:g} this EEG has a median of {100 * median:.2g} uV", stacklevel=2)
+                warnings.warn(f"with scale {self.scale:g} this EEG has a median of {median:.2g} uV", stacklevel=2)
         return self.final_layer(self.pool(to_patches(resample(x, self.sfreq)), rows))
 
     def pool(self, patches, rows):
@@ -112,7 +112,7 @@ class LaBraMAdapter(Adapter):
 
     def __init__(self, n_chans=None, n_outputs=0, n_times=None, sfreq=None, chs_info=None, weights=None, size="base",
                  scale=1 / MICROVOLTS):  # fmt: skip
-        encoder = _read_labram(weights) if weights else Classifier(_size(BACKBONES, size), 1)
+        encoder = read_labram(weights) if weights else Classifier(_size(BACKBONES, size), 1)
         encoder.head = nn.Identity()
         super().__init__(encoder, encoder.config.n_embd, n_chans, n_outputs, n_times, sfreq, chs_info, scale)
 
@@ -150,15 +150,17 @@ def _size(sizes: dict, name: str):
     return sizes[name]
 
 
-def _read_labram(path) -> Classifier:
+def read_labram(path, num_classes: int = 1, drop_path: float = 0.0) -> Classifier:
+    """The backbone of a masked model or a classifier, of its size and options, under a new head."""
     state = model_state(read_checkpoint(path))
     shapes = {name.removeprefix("student."): getattr(value, "shape", (0,)) for name, value in state.items()}
     config = {config.n_embd: config for config in BACKBONES.values()}.get(shapes.get("cls_token", (0,))[-1])
     if config is None:
         raise UserError(f"{path} is no masked model or classifier of LaBraM: it lacks a cls_token of a known width")
     layer_scale = config.layer_scale if "blocks.0.gamma_1" in shapes else 0.0
-    model = Classifier(replace(config, qkv_bias="blocks.0.attn.q_bias" in shapes, layer_scale=layer_scale), 1)
-    load_pretrained(model, state, str(path))
+    config = replace(config, qkv_bias="blocks.0.attn.q_bias" in shapes, layer_scale=layer_scale, drop_path=drop_path)
+    model = Classifier(config, num_classes)
+    load_pretrained(model, state, str(path), keep_head=False)
     return model
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from errors import UserError
 from model.neural_transformer import TemporalConv, init_linear
-from model.weights import build, load_strictly, plain_names
+from model.weights import build, load_strictly, stored_state
 
 MAX_SECONDS = 16  # rows of time_embed: the longest window
 MAX_CHANS = 128  # rows of pos_embed beside the class token's: the rows of the channel table that can be embedded
@@ -264,9 +264,7 @@ OPTIONAL = {"attn.q_bias": "--qkv_bias or --disable_qkv_bias", "gamma_1": "--lay
 def model_state(checkpoint: dict) -> dict:
     """The state dict in a checkpoint, released or own, or the checkpoint itself where it is one; wrappers' prefixes and
     what no model reads are left out."""
-    state = checkpoint.get("model", checkpoint.get("module", checkpoint))
-    state = plain_names(state if isinstance(state, dict) else {})
-    return {name: value for name, value in state.items() if not name.startswith(DROPPED)}
+    return {name: value for name, value in stored_state(checkpoint).items() if not name.startswith(DROPPED)}
 
 
 def load_pretrained(model: Classifier, state: dict, source: str, keep_head=True) -> tuple[list[str], list[str]]:

@@ -131,6 +131,12 @@ class NeuroLM(nn.Module):
         self.tokenizer.eval()  # frozen: no dropout either
         return self
 
+    def freeze_backbone(self) -> None:
+        """Leave only the last norm and `lm_head` to train: a linear probe."""
+        self.requires_grad_(False)
+        for part in (self.GPT2.transformer.ln_f, self.GPT2.lm_head):
+            part.requires_grad_(True)
+
     @torch.no_grad()
     def encode(self, eeg: dict, features=None):
         """What is known of EEG before anything that learns. eeg: x (B, N, 200) in 100 uV, chans, time, valid; features:

@@ -1,7 +1,8 @@
-"""The weights of checkpoints: read without running code, loaded strictly."""
+"""The weights of checkpoints: read without running code, made whole where they are adapters, loaded strictly."""
 
 import argparse
 import dataclasses
+import hashlib
 import pickle
 import re
 import zipfile
@@ -14,10 +15,13 @@ from errors import UserError, check_file
 
 MAX_LAYERS = 512  # of a model in a checkpoint; the largest has 48
 PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and DistributedDataParallel
+ADAPTS = "adapts"  # the key of checkpoints that hold adapters alone: of which weights
+LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"  # as peft names them
 
 
-def read_checkpoint(path) -> dict:
-    """The dictionary in a checkpoint, on the CPU.
+def read_checkpoint(path, whole: bool = True) -> dict:
+    """The dictionary in a checkpoint, on the CPU; whole: where it holds adapters alone, with the model that they make
+    of the weights that it names, else as it was written.
 
     Only tensors, plain Python values and `argparse.Namespace` (released LaBraM checkpoints hold one) are unpickled.
     Raises UserError when the file is missing, damaged, or holds anything else.
@@ -41,7 +45,49 @@ def read_checkpoint(path) -> dict:
         ) from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"checkpoint {path} holds a {type(checkpoint).__name__}, expected a dictionary")
-    return checkpoint
+    return _merged(checkpoint, str(path)) if whole and ADAPTS in checkpoint else checkpoint
+
+
+def _merged(checkpoint: dict, source: str) -> dict:
+    """A checkpoint of adapters as one of the whole model, W + B A in place of every W that was adapted (LoRA), without
+    what only its training goes on with. Raises UserError where the weights W are not there, or are other ones."""
+    trained, about = parts(checkpoint, ("model", ADAPTS), source, "its adapters belong to no weights")
+    _check_stored(trained, source)
+    try:
+        path, names, layers = Path(about["path"]), list(about["names"]), [n for n in trained if n.endswith(LORA_A)]
+        places = [path, Path(source).with_name(path.name)]
+        found = [place for place in places if place.is_file()]
+        if not found:
+            tried = " and ".join(map(str, places))
+            raise UserError(f"{source} holds adapters alone; the weights that they adapt are not there, tried {tried}")
+        state = base_state(found[0], names)
+        if hash_state(state) != about["sha256"]:
+            raise UserError(f"{source} adapts other weights than {found[0]} holds now: put back those of the training")
+        state |= {name: value for name, value in trained.items() if not name.endswith((LORA_A, LORA_B))}
+        for name in layers:
+            weight, a, b = name.replace(LORA_A, ".weight"), trained[name], trained[name.replace(LORA_A, LORA_B)]
+            if (len(b), a.shape[1]) != state[weight].shape:
+                raise ValueError(f"{name} is of another size")
+            state[weight] = state[weight] + b @ a
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, OSError) as error:
+        raise UserError(f"{source}: its adapters are damaged, or of another model ({error!r})") from None
+    training = (ADAPTS, "optimizer", "scaler", "model_ema")
+    return {name: value for name, value in checkpoint.items() if name not in training} | {"model": state}
+
+
+def base_state(path, names) -> dict:
+    """The tensors `names` of a model in the checkpoint that it started from, LaBraM's also from its masked model."""
+    checkpoint = read_checkpoint(path, whole=False)
+    if ADAPTS in checkpoint:
+        raise UserError(f"{path} holds adapters alone: merge them first, python -m training.tuning {path} MERGED")
+    state = stored_state(checkpoint)
+    return {name: state[name if name in state else f"student.{name}"] for name in names}
+
+
+def stored_state(checkpoint: dict) -> dict:
+    """The state dict in a checkpoint, or the checkpoint itself where it is one, without the prefixes of wrappers."""
+    state = checkpoint.get("model", checkpoint.get("module", checkpoint))
+    return plain_names(state if isinstance(state, dict) else {})
 
 
 def _check_archive(path) -> None:
@@ -159,3 +205,12 @@ def load_strictly(model: torch.nn.Module, state: dict, source: str) -> None:
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def hash_state(state: dict) -> str:
+    """sha256 of a state dict: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -12,7 +12,7 @@ from training.provenance import describe_data, hash_blocks, hash_state, public_c
 from training.sharding import load_optimizer
 from utils import make_optimizer
 
-SCRIPTS = [script for script in REQUIRED if script != "evaluation"]
+SCRIPTS = [script for script in REQUIRED if script != "evaluation.__main__"]
 FLAGS = [(script, name) for script in SCRIPTS for name in vars(parse(script))]
 A, B = "a" * 64, "b" * 64
 READ = {

@@ -12,7 +12,7 @@ INPUTS = ("datasets", "labels", "text", "tokenizer", "weights", "tasks")  # what
 _KINDS = {
     # what is trained, and on which samples: refused
     "fixed": """seed size model init_from standardize band_power dropout drop_path block_size layer_scale_init_value
-        qkv_bias rel_pos_bias abs_pos_emb freeze_backbone model_ema codebook_n_emd codebook_emd_dim codebook_size
+        qkv_bias rel_pos_bias abs_pos_emb tune lora_rank model_ema codebook_n_emd codebook_emd_dim codebook_size
         codebook_dim quantize_kmeans_init tokenizer_model smoothing mixing mixing_temperature length_pool
         overfit_batches answer_by official_padding""",
     # schedule and optimizer: the new values hold from here on

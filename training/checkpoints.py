@@ -106,7 +106,7 @@ class Checkpoints:
         try:
             os.link(source, temporary)
         except OSError:
-            write_checkpoint(read_checkpoint(source), path)
+            write_checkpoint(read_checkpoint(source, whole=False), path)
             return
         os.replace(temporary, path)
 

@@ -78,6 +78,13 @@ def add_language_model_flags(flag, starts: tuple[str, ...], options: str):
     return flag
 
 
+def add_tuning_flags(flag):
+    """To the group model of the scripts that fine-tune."""
+    flag("--tune", choices=("full", "lora", "probe"), default="full", help="train all; adapters of low rank in the "
+         "blocks (LoRA), which are saved alone; or the last norm and the head")  # fmt: skip
+    flag("--lora_rank", type=positive, default=8, help="of --tune lora")
+
+
 def add_steps_flags(parser, *, epochs: int, warmup_epochs: int, batch_size: int, batch_flag: str = "--batch_size",
                     accumulation_flag: str = "--gradient_accumulation_steps"):  # fmt: skip
     """Group training: how many steps of which size."""

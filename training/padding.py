@@ -37,7 +37,7 @@ def choose_padding(encoder: NeuralTransformer, wanted: bool | None, length: int,
 
 def _padding_of(path: Path) -> bool | None:
     """Whether a checkpoint was made with official padding; None where it does not say, as official ones."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, whole=False)
     if "encoder_args" not in checkpoint:
         return None
     (args,) = parts(checkpoint, ["encoder_args"], str(path), "it is no checkpoint of NeuroLM")

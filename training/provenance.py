@@ -8,10 +8,9 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 from dataset.recordings import SPLITS, describe_dataset, recording_files
 from errors import UserError
+from model.weights import hash_state
 
 SECRETS = ("wandb_api_key",)
 PACKAGES = ("torch", "numpy", "scipy", "h5py", "mne", "transformers", "scikit-learn")
@@ -108,13 +107,4 @@ def hash_blocks(path, blocks: int = 64, size: int = 1 << 16) -> str:
                 digest.update(file.read(size))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
-
-
-def hash_state(state: dict) -> str:
-    """sha256 of a state dict: names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -55,7 +55,7 @@ def _flat(sets):
 def read_trained(path) -> list[dict]:
     """Who the model of a checkpoint was trained on, as `Roster.trained` gives it; somebody without a name where it does
     not say. Raises UserError for a malformed one."""
-    entries = read_checkpoint(path).get(TRAINED_ON)
+    entries = read_checkpoint(path, whole=False).get(TRAINED_ON)
     if entries is None:
         return [Roster.unknown(str(path)).trained(["train"])]
     sound = isinstance(entries, list) and all(

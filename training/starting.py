@@ -56,7 +56,7 @@ def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path
     lock = hold_folder(checkpoint.parent, run)  # before anything there is read or written
     precision = {"dtype": str(run.dtype).removeprefix("torch.")}  # not "auto"
     about = {"config": public_config(args) | precision, **provenance(), **extra}
-    before = read_checkpoint(checkpoint) if args.resume and checkpoint.is_file() else {}
+    before = read_checkpoint(checkpoint, whole=False) if args.resume and checkpoint.is_file() else {}
     if before:
         about["config"], said = agree(about, before, checkpoint, args.allow_changed)
         for line in said:

@@ -14,7 +14,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from errors import REQUEUE, hearing
-from model.weights import load_strictly, parts, plain_names, read_checkpoint
+from model.weights import ADAPTS, load_strictly, parts, plain_names, read_checkpoint
 from training.checkpoints import CURE, Checkpoints, check_progress, load_scaler, write_checkpoint
 from training.loading import Loader
 from training.logger import Logger
@@ -36,6 +36,9 @@ class Trainer:
         self.model = wrap(raw_model, run, compile, is_sharded(raw_model))
         self.optimizer, self.rates, self.total_steps, self.loader = optimizer, rates, len(rates), loader
         self.checkpoints, self.extra = checkpoints, extra
+        self.saved = list(raw_model.state_dict())  # names of the tensors that checkpoints hold
+        if ADAPTS in extra:
+            self.saved = [name for name, parameter in raw_model.named_parameters() if parameter.requires_grad]
         self.grad_clip, self.log_interval, self.ema_decay = grad_clip, log_interval, ema_decay
         self.evaluated = copy.deepcopy(raw_model).requires_grad_(False) if ema_decay else raw_model
         self.save_every_minutes, self.save_every_steps = save_every_minutes, save_every_steps
@@ -194,7 +197,7 @@ class Trainer:
         """Keep the model as it is now, if `score` beats every epoch before; NaN beats none."""
         if score > self.best:
             self.best = float(score)  # a NumPy number could not be read back safely
-            model = whole_state(self.evaluated.state_dict(), self.run.main)
+            model = self._state(self.evaluated)
             if self.run.main:
                 state = {"model": model, "iter_num": self.step, "epoch": self.epoch + 1, "best": self.best}
                 write_checkpoint(state | self.extra, self.checkpoints.best)
@@ -204,7 +207,7 @@ class Trainer:
         path = self.checkpoints.best
         self.run.barrier()
         if path.is_file() and self.best > float("-inf"):
-            (model,) = parts(read_checkpoint(path), ["model"], str(path), "it was not written by this run")
+            (model,) = parts(read_checkpoint(path, whole=False), ["model"], str(path), "it was not written by this run")
             self._load(self.evaluated, model, path)
 
     # --------------------------------------------------------------------------------------------------- the state
@@ -214,7 +217,7 @@ class Trainer:
         was trained since the last one is not finite."""
         self.recorder.check(self.checkpoints.newest)
         state = {
-            "model": whole_state(self.raw_model.state_dict(), self.run.main),
+            "model": self._state(self.raw_model),
             "optimizer": whole_state(self.optimizer.state_dict(), self.run.main),
             "scaler": self.scaler.state_dict(),
             "iter_num": self.step,
@@ -226,7 +229,7 @@ class Trainer:
             "samples_per_step": self.loader.samples_per_step,
             "recorded": self.recorder.state(),
             "log_lines": self.logger.flush(),
-            **({"model_ema": self.evaluated.state_dict()} if self.ema_decay else {}),
+            **({"model_ema": self._state(self.evaluated)} if self.ema_decay else {}),
             **self.extra,
         }
         if self.run.main:
@@ -236,7 +239,7 @@ class Trainer:
     def resume(self) -> int:
         """Continue from the newest checkpoint; returns how many lines of the log belong to it."""
         path = self.checkpoints.newest
-        state = read_checkpoint(path)
+        state = read_checkpoint(path, whole=False)
         model, optimizer = parts(state, ("model", "optimizer"), str(path), CURE)
         self._load(self.raw_model, model, path)
         check_progress(state, str(path))
@@ -274,5 +277,12 @@ class Trainer:
                 f"{samples}: step {state['iter_num']} is now {self.step}"
             )
 
+    def _state(self, model) -> dict:
+        """What checkpoints hold of a model; every process must call this."""
+        state = model.state_dict()
+        return whole_state({name: state[name] for name in self.saved}, self.run.main)
+
     def _load(self, model, state: dict, path) -> None:
-        load_strictly(model, sharded_like(plain_names(state), model.state_dict()), str(path))
+        own = model.state_dict()
+        kept = {name: value for name, value in own.items() if name not in self.saved}
+        load_strictly(model, kept | sharded_like(plain_names(state), own), str(path))
