@@ -18,8 +18,9 @@ def model_card(about: dict) -> str:
     facts = {"commit": known.get("git_commit"), "steps": known.get("iter_num"), "epochs": known.get("epoch"),
              "sha256 of model.safetensors": about["sha256"]}  # fmt: skip
     lines = [
-        "---", f"license: {about['license']}", "library_name: pytorch", "tags:", "- eeg", f"- {kind}", "---", "",
-        f"# {stage}", "", *_table(["", ""], [[name, _text(value)] for name, value in facts.items()]), "",
+        "---", f"license: {about['license']}", "library_name: pytorch",
+        "tags: [eeg, model_hub_mixin, pytorch_model_hub_mixin]", "---", "", f"# {stage}", "",
+        *_table(["", ""], [[name, _text(value)] for name, value in facts.items()]), "",
         f"It reads EEG at 200 Hz in units of 100 uV: `{kind}.from_pretrained(...)`. Licence of these weights: "
         f"{about['license']}.",
         "", "## Trained on", "", *_corpora(known.get("trained_on")),
@@ -48,7 +49,7 @@ def _corpora(entries) -> list[str]:
     for entry in entries:
         nameless = f" and {entry['nameless']} without a name" * bool(entry["nameless"])
         subjects = f"{len(entry['subjects'].split())}{nameless}"
-        rows.append([entry["name"], _text(entry["corpus"]), _text(entry.get("hours")), subjects])
+        rows.append([entry["name"], *(_text(entry.get(name)) for name in ("corpus", "hours")), subjects])
     return _table(["dataset", "corpus", "hours", "subjects"], rows)
 
 
@@ -56,7 +57,7 @@ def _windows(known: dict) -> list[str]:
     tasks, config = known.get("tasks"), known.get("config") or {}
     if tasks:
         names = ("name", "question", "answers", "seconds", "channels")
-        return _table(names, [[_text(task[name]) for name in names] for task in tasks])
+        return _table(names, [[_text(task.get(name)) for name in names] for task in tasks])
     if "block_size" in config:
         return [f"Trained on windows of at most {config['block_size']} tokens (channels x seconds)."]
     return ["Trained on windows of 256 // channels seconds, 16 at most." if config else "The checkpoint does not say."]

@@ -25,7 +25,7 @@ TENSORS = ("model", "module", "optimizer", "scaler", "model_ema")  # of a checkp
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class HubModel(PyTorchModelHubMixin, tags=["eeg"]):
+class HubModel(PyTorchModelHubMixin):
     """What `save_pretrained`, `from_pretrained` and `push_to_hub` add to a model that has `from_checkpoint` and
     `config_args`."""
 
@@ -83,7 +83,10 @@ class HubModel(PyTorchModelHubMixin, tags=["eeg"]):
         about = {"kind": type(self).__name__, "sha256": _sha256(save_directory / WEIGHTS), "sizes": sizes, **known}
         text = json.dumps(_to_json(about), indent=1, allow_nan=False)
         (save_directory / CONFIG).write_text(text + "\n", encoding="utf-8")
-        (save_directory / CARD).write_text(model_card(about), encoding="utf-8")
+        try:
+            (save_directory / CARD).write_text(model_card(about), encoding="utf-8")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # the values of some other code
+            raise UserError(f"no card for {save_directory}: the checkpoint is odd ({described(error)})") from None
 
 
 def read_weights(name_or_path, revision=None, **download) -> dict:
