@@ -21,7 +21,7 @@ import errors
 from errors import UserError
 from evaluation.results import read_run
 from model.hub import HubModel, read_weights
-from model.labram import MAX_CHANS, MAX_SECONDS, Classifier, model_state
+from model.labram import Classifier, model_state
 from model.neural_transformer import NeuralTransformer
 from model.neurolm import NeuroLM
 from model.opening import open_model
@@ -98,17 +98,14 @@ class Windows(nn.Module):
 
 
 def encoder_of(model: HubModel):
-    """What of a model is written alone, its inputs' dynamic sizes by name, and a function that makes such inputs of so
-    many samples, channels and seconds; None for the models without one."""
-    batch = Dim("batch")
+    """What of a model is written alone, its inputs by name with how many of their sizes are free, and a function that
+    makes such inputs of so many samples, channels and seconds; None for the models without one."""
     if isinstance(model, Classifier):
-        sizes = {0: batch, 1: Dim("channels", max=MAX_CHANS), 2: Dim("seconds", max=MAX_SECONDS)}
-        return Windows(model), {"x": sizes, "chans": {0: batch, 1: sizes[1]}}, windows
+        return Windows(model), {"x": 3, "chans": 2}, windows
     if not isinstance(model, NeuroLM | VQ_Align):
         return None
     encoder = model.tokenizer if isinstance(model, NeuroLM) else model.VQ.encoder
-    sizes = {0: batch, 1: Dim("tokens", max=encoder.config.padded_length or None)}
-    return encoder, dict.fromkeys(("x", "chans", "time", "valid"), sizes), tokens
+    return encoder, dict.fromkeys(("x", "chans", "time", "valid"), 2), tokens
 
 
 def windows(n: int, channels: int, seconds: int) -> tuple:
@@ -133,7 +130,8 @@ def write_encoder(model: HubModel, folder: Path) -> None:
         print(f"a {type(model).__name__} has no encoder that is written alone")
         return
     encoder, sizes, make = found
-    program = torch.export.export(encoder.eval(), make(2, 3, 4), dynamic_shapes=tuple(sizes.values()))
+    free = tuple(dict.fromkeys(range(n), Dim.DYNAMIC) for n in sizes.values())
+    program = torch.export.export(encoder.eval(), make(2, 3, 4), dynamic_shapes=free)
     torch.export.save(program, folder / "encoder.pt2")
     compare(encoder, torch.export.load(folder / "encoder.pt2").module(), make, folder / "encoder.pt2")
     try:
@@ -153,6 +151,7 @@ def write_encoder(model: HubModel, folder: Path) -> None:
     compare(encoder, run, make, path)
 
 
+@torch.no_grad()
 def compare(encoder: NeuralTransformer | Windows, written, make, path: Path) -> None:
     """Hold what was written against the model, on other sizes than it was traced with."""
     worst = 0.0
