@@ -22,7 +22,6 @@ from errors import UserError
 from evaluation.results import read_run
 from model.hub import HubModel, read_weights
 from model.labram import Classifier, model_state
-from model.neural_transformer import NeuralTransformer
 from model.neurolm import NeuroLM
 from model.opening import open_model
 from model.vq import VQ_Align
@@ -85,80 +84,62 @@ def results_of(path: Path) -> list:
 # --------------------------------------------------------------------------------------------------- encoders alone
 
 
-class Windows(nn.Module):
-    """A classifier that tells the tracer what it cannot see: x (B, C, S, 200) and chans (B, C) have the same C."""
-
-    def __init__(self, classifier: Classifier):
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, x, chans):
-        torch._check(x.size(1) == chans.size(1))
-        return self.classifier(x, chans)
+def windows(n: int, channels: int, seconds: int) -> dict:
+    """Inputs of a classifier: x (n, C, S, 200), chans (n, C)."""
+    chans = torch.arange(1, channels + 1).expand(n, -1).contiguous()
+    return {"x": torch.randn(n, channels, seconds, 200), "chans": chans}
 
 
-def encoder_of(model: HubModel):
-    """What of a model is written alone, its inputs by name with how many of their sizes are free, and a function that
-    makes such inputs of so many samples, channels and seconds; None for the models without one."""
-    if isinstance(model, Classifier):
-        return Windows(model), {"x": 3, "chans": 2}, windows
-    if not isinstance(model, NeuroLM | VQ_Align):
-        return None
-    encoder = model.tokenizer if isinstance(model, NeuroLM) else model.VQ.encoder
-    return encoder, dict.fromkeys(("x", "chans", "time", "valid"), 2), tokens
-
-
-def windows(n: int, channels: int, seconds: int) -> tuple:
-    """x (n, C, S, 200), chans (n, C)."""
-    return torch.randn(n, channels, seconds, 200), torch.arange(1, channels + 1).expand(n, -1).contiguous()
-
-
-def tokens(n: int, channels: int, seconds: int) -> tuple:
-    """x (n, N, 200), chans, time, valid (n, N); the last token of the first sample is padding."""
-    x, chans = windows(n, channels, seconds)
+def tokens(n: int, channels: int, seconds: int) -> dict:
+    """Inputs of NeuroLM's encoder: x (n, N, 200), chans, time, valid (n, N); the first sample's last token is none."""
+    x, chans = windows(n, channels, seconds).values()
     time = torch.arange(seconds).repeat(n, channels)
     valid = torch.ones_like(time, dtype=torch.bool)
     valid[0, -1] = False
-    return x.flatten(1, 2), chans.repeat_interleave(seconds, 1), time, valid
+    return {"x": x.flatten(1, 2), "chans": chans.repeat_interleave(seconds, 1), "time": time, "valid": valid}
 
 
 @torch.no_grad()
 def write_encoder(model: HubModel, folder: Path) -> None:
     """Write encoder.pt2 and, where the packages are there, encoder.onnx; both are held against the model."""
-    found = encoder_of(model)
-    if found is None:
+    if isinstance(model, Classifier):
+        encoder, make = model, windows
+    elif isinstance(model, NeuroLM | VQ_Align):
+        encoder, make = model.tokenizer if isinstance(model, NeuroLM) else model.VQ.encoder, tokens
+    else:
         print(f"a {type(model).__name__} has no encoder that is written alone")
         return
-    encoder, sizes, make = found
-    free = tuple(dict.fromkeys(range(n), Dim.DYNAMIC) for n in sizes.values())
-    program = torch.export.export(encoder.eval(), make(2, 3, 4), dynamic_shapes=free)
-    torch.export.save(program, folder / "encoder.pt2")
-    compare(encoder, torch.export.load(folder / "encoder.pt2").module(), make, folder / "encoder.pt2")
+    inputs = make(2, 3, 4)
+    free = {name: range(value.dim() - (name == "x")) for name, value in inputs.items()}  # a token has 200 samples
+    free = tuple(dict.fromkeys(places, Dim.DYNAMIC) for places in free.values())
+    program = torch.export.export(encoder.eval(), tuple(inputs.values()), dynamic_shapes=free)
+    path = folder / "encoder.pt2"
+    torch.export.save(program, path)
+    read = torch.export.load(path).module()
+    compare(encoder, lambda inputs: read(*inputs.values()), make, path)
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         print(f"encoder.onnx is not written ({error}): pip install -r requirements-export.txt")
         return
-    path, names = folder / "encoder.onnx", list(sizes)
-    torch.onnx.export(program, f=path, dynamo=True, input_names=names, output_names=["y"], verbose=False)
+    path = folder / "encoder.onnx"
+    torch.onnx.export(program, f=path, dynamo=True, input_names=[*inputs], output_names=["y"], verbose=False)
     session = onnxruntime.InferenceSession(path)
 
-    def run(*inputs):
-        values = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
-        return torch.from_numpy(session.run(None, values)[0])
+    def run(inputs):
+        return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in inputs.items()})[0])
 
     compare(encoder, run, make, path)
 
 
 @torch.no_grad()
-def compare(encoder: NeuralTransformer | Windows, written, make, path: Path) -> None:
+def compare(encoder: nn.Module, written, make, path: Path) -> None:
     """Hold what was written against the model, on other sizes than it was traced with."""
     worst = 0.0
-    for sizes in ((1, 1, 2), (3, 5, 1), (1, 7, 9)):
-        inputs = make(*sizes)
-        expected = encoder(*inputs)
-        worst = max(worst, float((written(*inputs) - expected).abs().max() / expected.abs().max()))
+    for inputs in (make(1, 1, 2), make(3, 5, 1), make(1, 7, 9)):
+        expected = encoder(*inputs.values())
+        worst = max(worst, float((written(inputs) - expected).abs().max() / expected.abs().max()))
     if not worst <= CLOSE:
         raise UserError(f"{path} gives other numbers than the model: {worst:.1e} of the largest, {CLOSE} at most")
     print(f"{path}: the model's numbers, to {worst:.1e} of the largest")

@@ -7,6 +7,7 @@ STAGES = {
     "MaskedModel": "LaBraM, stage 2: a transformer pre-trained on masked EEG",
     "Classifier": "LaBraM, stage 3: a classifier of EEG windows",
 }
+SILENT = "The checkpoint does not say."
 
 
 def model_card(about: dict) -> str:
@@ -34,7 +35,9 @@ def model_card(about: dict) -> str:
 def _text(value) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return "unknown" if value in (None, "", 0) else str(value)
+    if value in (None, ""):
+        return "-"
+    return str(round(value, 4) if isinstance(value, float) else value)
 
 
 def _table(header, rows) -> list[str]:
@@ -44,7 +47,7 @@ def _table(header, rows) -> list[str]:
 
 def _corpora(entries) -> list[str]:
     if not entries:
-        return ["The checkpoint does not say."]
+        return [SILENT]
     rows = []
     for entry in entries:
         nameless = f" and {entry['nameless']} without a name" * bool(entry["nameless"])
@@ -60,24 +63,18 @@ def _windows(known: dict) -> list[str]:
         return _table(names, [[_text(task.get(name)) for name in names] for task in tasks])
     if "block_size" in config:
         return [f"Trained on windows of at most {config['block_size']} tokens (channels x seconds)."]
-    return ["Trained on windows of 256 // channels seconds, 16 at most." if config else "The checkpoint does not say."]
+    return ["Trained on windows of 256 // channels seconds, 16 at most." if config else SILENT]
 
 
 def _preprocessing(datasets: dict) -> list[str]:
     recipes = {name: row["preprocessing"] for name, row in datasets.items() if row.get("preprocessing")}
     lines = [line for name, text in recipes.items() for line in (f"{name}:", "```yaml", text.strip(), "```")]
-    return lines or ["The checkpoint does not say."]
+    return lines or [SILENT]
 
 
 def _results(rows, known: dict) -> list[str]:
-    lines = ["None are stored with these weights."]
-    if rows:
-        names = list(dict.fromkeys(name for row in rows for name in row[3]))
-        cells = [[*row[:3], *(_number(row[3].get(name)) for name in names)] for row in rows]
-        lines = _table(["dataset", "split", "of", *names], cells)
+    names = list(dict.fromkeys(name for row in rows for name in row[3]))
+    cells = [[*row[:3], *(_text(row[3].get(name)) for name in names)] for row in rows]
+    lines = _table(["dataset", "split", "of", *names], cells) if rows else ["None are stored with these weights."]
     leaks = [("Subjects on both sides", known.get("leaks")), ("Subjects not compared", known.get("not_compared"))]
     return lines + [line for title, found in leaks if found for line in ("", f"{title}: {'; '.join(found)}")]
-
-
-def _number(value) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -48,7 +48,7 @@ class HubModel(PyTorchModelHubMixin):
         """As `from_pretrained`, of what `read_weights` found."""
         checkpoint, sizes = found["checkpoint"], found.get("sizes", {})
         model = cls.from_checkpoint(checkpoint | sizes, source).eval()
-        plain = {name: value for name, value in checkpoint.items() if name not in TENSORS and _is_plain(value)}
+        plain = {name: value for name, value in checkpoint.items() if name not in TENSORS and _is_plain(name, value)}
         model.known = {name: found[name] for name in ("license", "results") if name in found} | {"checkpoint": plain}
         model.given, model.prints = {} if sizes else model.config_args(), _prints(model)
         print(f"{source}: {cls.__name__}, {len(model.prints)} tensors, all of them loaded")
@@ -85,7 +85,7 @@ class HubModel(PyTorchModelHubMixin):
         (save_directory / CONFIG).write_text(text + "\n", encoding="utf-8")
         try:
             (save_directory / CARD).write_text(model_card(about), encoding="utf-8")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:  # the values of some other code
+        except (LookupError, TypeError, ValueError, AttributeError) as error:  # the values of some other code
             raise UserError(f"no card for {save_directory}: the checkpoint is odd ({described(error)})") from None
 
 
@@ -121,7 +121,7 @@ def _read_folder(folder: Path) -> dict:
         raise UserError(f"{folder} lacks {' and '.join(missing)}: it is no folder of save_pretrained, or half of one")
     try:
         check_file(folder / CONFIG)
-        found = _from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"), object_hook=_from_json)
         sha256, _ = found["sha256"], found["checkpoint"] | found["sizes"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder / CONFIG} is none of save_pretrained ({described(error)[:200]})") from None
@@ -149,38 +149,31 @@ def _prints(model: torch.nn.Module) -> tuple:
 
 
 def _to_json(value):
-    if isinstance(value, dict):
-        if all(isinstance(name, str) and not name.startswith("!") for name in value):
-            return {name: _to_json(inner) for name, inner in value.items()}
-        return {"!dict": [[_to_json(name), _to_json(inner)] for name, inner in value.items()]}
+    """Raises TypeError for what has no place there."""
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: _to_json(inner) for name, inner in value.items()}
     if isinstance(value, Namespace):
         return {"!Namespace": _to_json(vars(value))}
-    if isinstance(value, list | tuple):
-        rows = [_to_json(inner) for inner in value]
-        return rows if isinstance(value, list) else {"!tuple": rows}
+    if isinstance(value, tuple):
+        return {"!tuple": [_to_json(inner) for inner in value]}
+    if isinstance(value, list):
+        return [_to_json(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {"!float": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"a {type(value).__name__} has no place in JSON")
+    raise TypeError
 
 
-_READERS = {"!dict": dict, "!Namespace": lambda names: Namespace(**names), "!tuple": tuple, "!float": float}
+def _from_json(found: dict):
+    for name, read in (("!Namespace", lambda names: Namespace(**names)), ("!tuple", tuple), ("!float", float)):
+        if list(found) == [name]:
+            return read(found[name])
+    return found
 
 
-def _from_json(value):
-    if isinstance(value, list):
-        return [_from_json(inner) for inner in value]
-    if not isinstance(value, dict):
-        return value
-    known = {name: _from_json(inner) for name, inner in value.items()}
-    ((name, inner), *others) = known.items() if known else [("", None)]
-    return _READERS[name](inner) if name in _READERS and not others else known
-
-
-def _is_plain(value) -> bool:
+def _is_plain(name, value) -> bool:
     try:
-        _to_json(value)
+        return bool(_to_json({name: value}))
     except TypeError:
         return False
-    return True

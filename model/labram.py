@@ -192,6 +192,7 @@ class Classifier(Encoder, HubModel):
 
     def forward(self, x, chans):
         """x, chans as in `pool` -> logits (B, number of classes)."""
+        torch._check(x.size(1) == chans.size(1))  # what torch.export cannot see
         return self.head(self.pool(x, chans))
 
     def freeze_backbone(self) -> None:

@@ -19,6 +19,7 @@ from model.labram import Classifier, LaBraMConfig
 from model.labram_masked import MaskedModel
 from model.neurolm import NeuroLM
 from model.opening import open_model
+from model.vq import VQ_Align
 
 ODD = LaBraMConfig(n_layer=1, n_head=2, n_embd=48, out_chans=4, layer_scale=0.0, qkv_bias=True)  # of no known width
 MODELS = {
@@ -29,8 +30,8 @@ MODELS = {
     "Classifier": lambda: Classifier(ODD, 3),
 }
 KNOWN = {
-    "args": argparse.Namespace(lr=1e-3, betas=(0.9, 0.99)), "best": -math.inf, "history": [{"step": 0}], 7: "seven",
-    "!tuple": None, "wide": {"!float": 1, (1, 2): "x"}, "git_commit": "abc+", "iter_num": 5, "epoch": 2,
+    "args": argparse.Namespace(lr=1e-3, betas=(0.9, 0.99)), "best": -math.inf, "history": [{"step": 0}],
+    "git_commit": "abc+", "iter_num": 5, "epoch": 2,
     "tasks": [{"name": "Sleep", "question": "Asleep?", "answers": ("no", "yes"), "seconds": 30, "channels": ["C3"]}],
     "trained_on": [{"name": "HMC", "corpus": "HMC", "hours": 12.5, "nameless": 1, "subjects": "aa bb"}],
     "datasets": {"HMC": {"preprocessing": "rate: 200\n"}}, "leaks": ["a: on both sides"],
@@ -44,8 +45,8 @@ def equal(model, state):
 
 @pytest.fixture
 def folder(tmp_path):
-    make_lm().save_pretrained(tmp_path / "lm")
-    return tmp_path / "lm"
+    make_vq().save_pretrained(tmp_path / "vq")
+    return tmp_path / "vq"
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -79,21 +80,21 @@ def test_all_that_a_checkpoint_knows_comes_back(tmp_path):
     for said in (
         "license: cc0-1.0", "stage 3", "| commit | abc+ |", "| HMC | HMC | 12.5 | 2 and 1 without a name |",
         "| Sleep | Asleep? | no, yes | 30 | C3 |", "rate: 200", "| dataset | split | of | kappa | auroc_hard |",
-        "| Sleep | test | 40 windows | 0.5000 | - |", "on both sides: a: on both sides",
+        "| Sleep | test | 40 windows | 0.5 | - |", "on both sides: a: on both sides",
         hub._sha256(tmp_path / "out" / "model.safetensors"),
     ):  # fmt: skip
         assert said in card, said
 
 
 def test_a_model_that_was_trained_on_or_set_otherwise(folder, tmp_path):
-    model = NeuroLM.from_pretrained(folder)
+    model = VQ_Align.from_pretrained(folder)
     model.known["checkpoint"] |= {"git_commit": "abc"}
-    model.tokenizer.pad_windows(276)
+    model.VQ.encoder.pad_windows(276)
     model.save_pretrained(tmp_path / "padded")
-    assert NeuroLM.from_pretrained(tmp_path / "padded").tokenizer.config.padded_length == 276
+    assert VQ_Align.from_pretrained(tmp_path / "padded").VQ.encoder.config.padded_length == 276
     assert "abc" in (tmp_path / "padded" / "README.md").read_text()
     with torch.no_grad():
-        model.pos_embed.weight[0, 0] += 1e-6
+        model.wte.weight[0, 0] += 1e-6
     model.save_pretrained(tmp_path / "trained")
     assert "abc" not in (tmp_path / "trained" / "README.md").read_text()
 
@@ -101,44 +102,44 @@ def test_a_model_that_was_trained_on_or_set_otherwise(folder, tmp_path):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda folder: (folder / "config.json").unlink(), r"lm lacks config\.json: .*half of one"),
-        (lambda folder: (folder / "model.safetensors").unlink(), r"lm lacks model\.safetensors: .*half of one"),
+        (lambda folder: (folder / "config.json").unlink(), r"vq lacks config\.json: .*half of one"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"vq lacks model\.safetensors: .*half of one"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is none of save_pretrained"),
         (lambda folder: (folder / "config.json").write_text("[" * 9999), r"config\.json is none of save_pretrained"),
         (lambda folder: (folder / "config.json").write_text("[]"), r"config\.json is none of save_pretrained"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "is not the file that config"),
-        (lambda folder: change(folder, sizes={"model_args": 3}), "lacks the dictionary 'model_args'"),
-        (lambda folder: change(folder, lm={"n_layer": 3}), r"does not fit this model: .* missing"),
-        (lambda folder: change(folder, lm={"n_layer": "2"}), "n_layer = '2', expected int"),
-        (lambda folder: change(folder, lm={"n_embd": 10**7}), "does not fit this model"),
+        (lambda folder: change(folder, sizes={"decoder_args": 3}), "lacks the dictionary 'encoder_args'"),
+        (lambda folder: change(folder, decoder={"n_layer": 3}), r"does not fit this model: .* missing"),
+        (lambda folder: change(folder, decoder={"n_layer": "2"}), "n_layer = '2', expected int"),
+        (lambda folder: change(folder, decoder={"n_embd": 10**7}), "does not fit this model"),
         (lambda folder: change(folder, sizes=[]), r"config\.json is none of save_pretrained"),
     ],
 )
 def test_what_does_not_fit_is_one_line(folder, harm, message):
     harm(folder)
     with pytest.raises(UserError, match=message) as caught:
-        NeuroLM.from_pretrained(folder)
+        VQ_Align.from_pretrained(folder)
     assert "\n" not in str(caught.value)
 
 
-def change(folder, sizes=None, lm=None):
+def change(folder, sizes=None, decoder=None):
     about = json.loads((folder / "config.json").read_text())
     about["sizes"] = about["sizes"] if sizes is None else sizes
-    if lm:
-        about["sizes"]["model_args"] |= lm
+    if decoder:
+        about["sizes"]["decoder_args"] |= decoder
     (folder / "config.json").write_text(json.dumps(about))
 
 
 def test_weights_that_are_not_there(folder, monkeypatch):
     for name, message in (("none.pt", "does not exist"), ("a/none.pt", "does not exist"), ("some where", "OWNER/NAME")):
         with pytest.raises(UserError, match=message):
-            NeuroLM.from_pretrained(name)
+            VQ_Align.from_pretrained(name)
     with pytest.raises(UserError, match="a revision .v1. is of a repository"):
-        NeuroLM.from_pretrained(folder, revision="v1")
+        VQ_Align.from_pretrained(folder, revision="v1")
     with pytest.raises(UserError, match=r"already holds model\.safetensors, config\.json, README\.md"):
-        make_lm().save_pretrained(folder)
-    with pytest.raises(UserError, match="x holds tensors of no known model .a., expected NeuroLM"):
-        open_model({"checkpoint": {"model": {"a": torch.ones(1)}}}, "x", ["NeuroLM"])
+        make_vq().save_pretrained(folder)
+    with pytest.raises(UserError, match="x holds tensors of no known model .a., expected VQ_Align"):
+        open_model({"checkpoint": {"model": {"a": torch.ones(1)}}}, "x", ["VQ_Align"])
 
     def download(name, revision, **_):
         if revision == "v2":
@@ -148,9 +149,9 @@ def test_weights_that_are_not_there(folder, monkeypatch):
         return folder
 
     monkeypatch.setattr(hub, "snapshot_download", download)
-    assert equal(NeuroLM.from_pretrained("owner/name", revision="v1"), make_lm().state_dict())
+    assert equal(VQ_Align.from_pretrained("owner/name", revision="v1"), make_vq().state_dict())
     with pytest.raises(UserError, match="owner/name is no .* revision v2 cannot be had .*Not Found") as said:
-        NeuroLM.from_pretrained("owner/name", revision="v2")
+        VQ_Align.from_pretrained("owner/name", revision="v2")
     assert "\n" not in str(said.value)
 
 
