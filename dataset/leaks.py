@@ -86,6 +86,7 @@ class Roster:
         subjects = {shorten(row.subject) for row in rows if self._named(row.subject)}
         marks = {row.mark for row in rows if COUNTER.fullmatch(row.subject)}
         about = {"dataset": self.folder, "name": self.name, "corpus": self.corpus, "nameless": self.nameless(splits)}
+        about["hours"] = round(sum(row.samples for row in rows) / RATE / 3600, 2)
         return about | {"subjects": " ".join(sorted(subjects)), "recordings": " ".join(sorted(marks))}
 
     def _in(self, splits) -> list[Row]:

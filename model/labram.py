@@ -6,7 +6,7 @@ one, since row 0 of the position embedding belongs to the class token.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -15,32 +15,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from errors import UserError
+from model.hub import HubModel
+from model.labram_sizes import BACKBONES, LaBraMConfig, backbone_config
 from model.neural_transformer import TemporalConv, init_linear
-from model.weights import build, load_strictly, stored_state
+from model.weights import build, load_strictly, rows, stored_state
 
 MAX_SECONDS = 16  # rows of time_embed: the longest window
 MAX_CHANS = 128  # rows of pos_embed beside the class token's: the rows of the channel table that can be embedded
 
 
-@dataclass(frozen=True)
-class LaBraMConfig:
-    n_layer: int = 12
-    n_head: int = 10
-    n_embd: int = 200
-    out_chans: int = 8  # of the temporal convolution
-    in_chans: int = 1  # 1: patches of EEG; else the width of the codes that a decoder reads
-    qkv_bias: bool = False
-    qk_norm: bool = True
-    layer_scale: float = 0.1  # initial value; 0: no layer scale
-    drop_path: float = 0.0  # of the last block; it grows linearly from 0
-
-
-BACKBONES = {
-    "tiny": LaBraMConfig(n_layer=2, n_head=4, n_embd=100, out_chans=4, layer_scale=0.1),  # for tests and trials
-    "base": LaBraMConfig(),
-    "large": LaBraMConfig(n_layer=24, n_head=16, n_embd=400, out_chans=16, layer_scale=1e-5),
-    "huge": LaBraMConfig(n_layer=48, n_head=16, n_embd=800, out_chans=32, layer_scale=1e-6),
-}
 CLASSIFIERS = {f"labram_{size}_patch200_200": config for size, config in BACKBONES.items()}
 
 
@@ -169,7 +152,7 @@ class Encoder(Backbone):
         return self.fc_norm(self.features(x, chans))
 
 
-class Classifier(Encoder):
+class Classifier(Encoder, HubModel):
     """The mean of the patch tokens, normalised, to logits (LaBraM, section 2.4)."""
 
     def __init__(self, config: LaBraMConfig, num_classes: int):
@@ -180,8 +163,12 @@ class Classifier(Encoder):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict, source: str) -> "Classifier":
-        """From a checkpoint of run_class_finetuning.py, whose flags and classes it holds. Raises UserError where it is
-        none, or does not fit."""
+        """From a checkpoint of run_class_finetuning.py, whose flags and classes it holds; of one without classes, as
+        official ones, the tensors say the sizes. Raises UserError where it is none, or does not fit."""
+        state = model_state(checkpoint)
+        if "classes" not in checkpoint and rows(state, "head.weight"):
+            config, outputs = backbone_config(checkpoint, state, source), rows(state, "head.weight")
+            return build(lambda: cls(config, outputs), state, source)
         try:
             flags, classes = checkpoint["args"], checkpoint["classes"]
             config = replace(CLASSIFIERS[flags["model"]], qkv_bias=bool(flags["qkv_bias"]))
@@ -192,7 +179,11 @@ class Classifier(Encoder):
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{source} is no checkpoint of run_class_finetuning.py ({error!r} is missing)") from None
         outputs = len(classes) if len(classes) > 2 else 1
-        return build(lambda: cls(config, outputs), model_state(checkpoint), source)
+        return build(lambda: cls(config, outputs), state, source)
+
+    def config_args(self) -> dict[str, dict]:
+        """What `from_checkpoint` needs beside the weights where flags and classes are missing."""
+        return {"backbone": asdict(self.config)}
 
     def pool(self, x, chans):
         """x (B, C, S, 200) in 100 uV; chans (B, C) -> what the head reads (B, D)."""
@@ -200,6 +191,7 @@ class Classifier(Encoder):
 
     def forward(self, x, chans):
         """x, chans as in `pool` -> logits (B, number of classes)."""
+        torch._check(x.size(1) == chans.size(1))  # what torch.export cannot see
         return self.head(self.pool(x, chans))
 
     def freeze_backbone(self) -> None:

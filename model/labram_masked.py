@@ -3,12 +3,17 @@
 B batch · C channels · S seconds · N = C·S tokens, by channel, then second · D width · M masked tokens of a batch
 """
 
+from dataclasses import asdict
+
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model.labram import BACKBONES, Backbone, LaBraMConfig
+from model.hub import HubModel
+from model.labram import Backbone, model_state
+from model.labram_sizes import BACKBONES, LaBraMConfig, backbone_config
+from model.weights import build, rows
 
 MASKED_MODELS = {f"labram_{size}_patch200_1600_8k_vocab": config for size, config in BACKBONES.items()}
 
@@ -46,7 +51,7 @@ class Student(Backbone):
         return self.norm(x)[:, 1:]
 
 
-class MaskedModel(nn.Module):
+class MaskedModel(nn.Module, HubModel):
     """Predicts the codes of masked tokens from the others, in two passes with complementary masks (section 2.3)."""
 
     def __init__(self, config: LaBraMConfig, n_codes: int = 8192):
@@ -56,6 +61,17 @@ class MaskedModel(nn.Module):
         one_sigma_(self.lm_head.weight)  # official: its bias starts as PyTorch's, uniform
         projection = nn.Linear(config.n_embd, config.n_embd)
         self.projection_head = nn.Sequential(projection, nn.GELU()).requires_grad_(False)  # official: unused
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict, source: str) -> "MaskedModel":
+        """From an official or own checkpoint of pre-training; names and shapes must agree exactly."""
+        state = model_state(checkpoint)
+        config = backbone_config(checkpoint, state, source, "student.")
+        return build(lambda: cls(config, rows(state, "lm_head.weight")), state, source)
+
+    def config_args(self) -> dict[str, dict]:
+        """What `from_checkpoint` needs beside the weights, or takes from them."""
+        return {"backbone": asdict(self.student.config)}
 
     def forward(self, x, chans, masked, positions):
         """x (B, C, S, 200) in 100 uV; chans (B, C); masked (B, N) bool; positions: its `mask_positions` -> logits of

@@ -12,9 +12,10 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from errors import UserError
 from model.gpt import GPT, GPTConfig
+from model.hub import HubModel
 from model.inputs import BANDS, FeatureScale, log_band_power
 from model.neural_transformer import NeuralTransformer, NTConfig, init_linear
-from model.weights import build, parts, plain_names, read_checkpoint, rows, settings
+from model.weights import build, count_layers, parts, plain_names, read_checkpoint, rows, settings
 
 TEXT_ROWS = 50304  # of wte and lm_head; EEG code i is class 50304 + i
 ANSWER_IDS = 50257  # answers use the ids below: GPT-2's own vocabulary
@@ -53,7 +54,7 @@ def check_size(size: str, given: GPTConfig, what: str) -> None:
         raise UserError(f"{what} has {found}; --size {size} needs {needed} ({name}): change one of them")
 
 
-class NeuroLM(nn.Module):
+class NeuroLM(nn.Module, HubModel):
     """A frozen EEG encoder (`tokenizer`), a language model, and between them an embedding of the channel."""
 
     def __init__(self, lm: GPTConfig, encoder: NTConfig, n_codes: int = 8192, standardize: bool = False,
@@ -109,7 +110,7 @@ class NeuroLM(nn.Module):
             (args,) = parts(checkpoint, ["encoder_args"], source, cure)
             encoder = settings(NTConfig, args, f"{source}, encoder_args")
         else:
-            n_layer = len({name.split(".")[2] for name in state if name.startswith("tokenizer.blocks.")})
+            n_layer = count_layers(state, "tokenizer.blocks.")
             sizes = {"n_layer": n_layer, "n_embd": rows(state, "tokenizer.fc_norm.weight")}
             encoder = settings(NTConfig, sizes, f"{source}, its encoder")
         n_codes = max(rows(state, "GPT2.lm_head.weight") - TEXT_ROWS, 0)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from errors import UserError
+from model.hub import HubModel
 from model.neural_transformer import PATCH_SIZE, NeuralTransformer, NTConfig, init_linear
 from model.quantizer import Quantizer
 from model.weights import build, parts, plain_names, read_checkpoint, rows, settings
@@ -81,7 +82,7 @@ class VQ(nn.Module):
         return spectrum, self.decode_task_layer_raw(self.decoder_raw(codes, chans, time, valid))
 
 
-class VQ_Align(nn.Module):
+class VQ_Align(nn.Module, HubModel):
     """VQ, and a domain classifier behind a gradient reversal that makes EEG features look like text embeddings."""
 
     def __init__(self, encoder: NTConfig, decoder: NTConfig, n_codes: int = 8192, text_rows: int = 50257):

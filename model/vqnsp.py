@@ -3,17 +3,19 @@
 B batch · C channels · S seconds · N = C·S tokens, by channel, then second · D width · K width of a code
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model.labram import BACKBONES, Encoder, LaBraMConfig, model_state
+from model.hub import HubModel
+from model.labram import Encoder, model_state
+from model.labram_sizes import BACKBONES, LaBraMConfig, backbone_config
 from model.neural_transformer import PATCH_SIZE
 from model.quantizer import Quantizer
 from model.vq import task_head, zscore
-from model.weights import build, read_checkpoint
+from model.weights import build, count_layers, read_checkpoint, rows
 
 
 def _encoder(size: str, layers: int) -> LaBraMConfig:
@@ -27,7 +29,7 @@ TOKENIZERS = {  # encoder, and layers of the decoder
 }
 
 
-class VQNSP(nn.Module):
+class VQNSP(nn.Module, HubModel):
     """Vector-quantized neural spectrum prediction: from codes back to amplitude and phase (LaBraM, section 2.2)."""
 
     def __init__(self, encoder: LaBraMConfig, decoder_layers: int, n_codes: int = 8192, code_dim: int = 64,
@@ -46,6 +48,18 @@ class VQNSP(nn.Module):
         """The tokenizer called `name` in TOKENIZERS with the weights of a released or own checkpoint, strictly."""
         state = model_state(read_checkpoint(path))
         return build(lambda: cls(*TOKENIZERS[name], n_codes=n_codes, code_dim=code_dim), state, str(path))
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict, source: str) -> "VQNSP":
+        """From an official or own checkpoint, of any size; names and shapes must agree exactly."""
+        state = model_state(checkpoint)
+        config = backbone_config(checkpoint, state, source, "encoder.")
+        sizes = rows(state, "quantize.cluster_size"), rows(state, "encode_task_layer.2.bias")
+        return build(lambda: cls(config, count_layers(state, "decoder.blocks."), *sizes), state, source)
+
+    def config_args(self) -> dict[str, dict]:
+        """What `from_checkpoint` needs beside the weights, or takes from them."""
+        return {"backbone": asdict(self.encoder.config)}
 
     def encode(self, x, chans):
         """x (B, C, S, 200) in 100 uV; chans (B, C) -> codes (B, N, K), indices (B, N), squared distances (B, N)."""

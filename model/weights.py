@@ -145,6 +145,11 @@ def rows(state: dict, name: str) -> int:
     return len(value) if isinstance(value, torch.Tensor) and value.dim() else 0
 
 
+def count_layers(state: dict, prefix: str) -> int:
+    """How many layers have tensors in a state dict whose names begin with `prefix`, as in "encoder.blocks."."""
+    return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
+
+
 def build(make: Callable[[], torch.nn.Module], state: dict, source: str) -> torch.nn.Module:
     """The model `make()` with the weights of a state dict, strictly.
 
