@@ -56,7 +56,8 @@ def load_model(kind: type, path, names=None, seconds=None) -> tuple[NeuroLM | Cl
     checkpoint = read_checkpoint(path)
     model = kind.from_checkpoint(checkpoint, str(path))
     if names and kind is Classifier:
-        raise UserError(f"--tasks: {path} is a classifier, it knows nothing but {', '.join(checkpoint['classes'])}")
+        classes = checkpoint.get("classes", ["classes that it does not name"])
+        raise UserError(f"--tasks: {path} is a classifier, it knows nothing but {', '.join(classes)}")
     described = checkpoint.get("tasks", [])
     if not isinstance(described, list):
         raise UserError(f"{path}: its tasks are a {type(described).__name__}, expected a list")

@@ -10,9 +10,10 @@ import torch
 from huggingface_hub import HfApi, PyTorchModelHubMixin
 from huggingface_hub.errors import RevisionNotFoundError
 from small_models import make_lm, make_vq
-from test_labram import make_vqnsp
+from test_labram import TINY, make_vqnsp
 
 from errors import UserError
+from evaluation.inference import load_model
 from model import hub
 from model.hub import read_weights
 from model.labram import Classifier, LaBraMConfig
@@ -173,3 +174,10 @@ def test_released_labrams_are_known_by_their_tensors(golden, title):
     assert equal(model, state) and model.to_checkpoint().keys() == {"model", "args", "epoch"}
     sizes = model.config_args()["backbone"]
     assert (sizes["n_head"], sizes["n_layer"], sizes["out_chans"]) == (10, 12, 8)
+
+
+def test_a_classifier_without_names_is_asked_nothing(tmp_path):
+    torch.save({"model": Classifier(TINY, 3).state_dict(), "epoch": 4}, tmp_path / "official.pth")
+    for names, message in ((None, "say which tasks"), (["TUAB"], "nothing but classes that it does not name")):
+        with pytest.raises(UserError, match=message):
+            load_model(Classifier, tmp_path / "official.pth", names)
