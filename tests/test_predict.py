@@ -159,18 +159,6 @@ def test_bad_requests_are_named(made, tmp_path, more, message):
         run_predict(made, tmp_path, *more)
 
 
-@pytest.mark.parametrize("flag, value", [("--window", 0), ("--stride", -1), ("--batch_size", 0), ("--notch", -5)])
-def test_numbers_that_mean_nothing(made, tmp_path, capsys, flag, value):
-    with pytest.raises(SystemExit):
-        run_predict(made, tmp_path, flag, value)
-    assert f"argument {flag}: {value} is not in the range" in capsys.readouterr().err and not list(tmp_path.iterdir())
-
-
-def test_answers_that_would_overwrite_one_another(made, tmp_path):
-    with pytest.raises(UserError, match="two recordings are called Subject00_2: their answers would share a file"):
-        run_predict(made, tmp_path, recordings=("Subject00_2.edf", "else/Subject00_2.edf"))
-
-
 def test_a_checkpoint_that_names_no_tasks(made, tmp_path):
     checkpoint = read_checkpoint(made / "model.pt")
     del checkpoint["tasks"]

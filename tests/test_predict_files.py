@@ -60,6 +60,11 @@ def test_a_folder_with_a_bad_file(made, tmp_path, capsys):  # noqa: F811
     assert matplotlib.image.imread(f"{stem}.png").shape[1] == 1680
 
 
+def test_answers_that_would_overwrite_one_another(made, tmp_path):  # noqa: F811
+    with pytest.raises(UserError, match="two recordings are called Subject00_2: their answers would share a file"):
+        run_predict(made, tmp_path, recordings=("Subject00_2.edf", "else/Subject00_2.edf"))
+
+
 def test_nothing_is_overwritten(made, tmp_path):  # noqa: F811
     for _ in range(2):
         run(made, [made / "raw" / "Subject00_2.edf"], tmp_path, "--no-figure")
@@ -88,6 +93,13 @@ def test_what_was_never_learnt_says_so_everywhere(made, tmp_path, capsys, monkey
     assert pd.read_csv(tmp_path / "summary.csv", keep_default_na=False)["warning"].tolist() == [UNTRAINED, ""]
     assert UNTRAINED in titles[0] and UNTRAINED not in titles[1]
     assert "warning" not in pd.read_csv(tmp_path / "Subject00_2_Workload.csv")
+
+
+@pytest.mark.parametrize("flag, value", [("--window", 0), ("--stride", -1), ("--batch_size", 0), ("--notch", -5)])
+def test_numbers_that_mean_nothing(made, tmp_path, capsys, flag, value):  # noqa: F811
+    with pytest.raises(SystemExit):
+        run_predict(made, tmp_path, flag, value)
+    assert f"argument {flag}: {value} is not in the range" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_what_is_found(tmp_path):
