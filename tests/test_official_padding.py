@@ -141,7 +141,7 @@ def test_the_stages_after_it_follow(corpus):
         assert_close(NeuroLM.load(best).encode(batch)[batch["valid"]], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", ["vq", "pretrain", "instruction"])
+@pytest.mark.parametrize("stage", ["instruction", "pretrain", "vq"])  # the last first: each starts from the one before
 def test_a_run_goes_on_as_it_began(corpus, stage):
     path = reference(corpus, stage) / "ckpt.pt"
     kept = padding(path)
