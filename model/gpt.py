@@ -46,14 +46,24 @@ class SelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x, mask=None, causal=False, past=None):
-        """x (B, N, D); mask (B, 1, N, M) bool or None; past: earlier keys and values -> (B, N, D), keys and values."""
-        q, k, v = rearrange(self.c_attn(x), "b n (three h d) -> three b h n d", three=3, h=self.n_head)
+        """x (B, N, D); mask (B, 1, N, M) bool or None; past: earlier keys and values -> (B, N, D), keys and values.
+        Or x (T, D), rows of different lengths, and mask: their groups (`model.packing`) -> (T, D), None."""
+        qkv, kept = self.c_attn(x), None
+        if isinstance(mask, list):
+            parts = zip(mask, qkv.split([group.tokens for group in mask]), strict=True)
+            rows = [(part.view(group.rows, group.length, -1), group.mask, group.causal) for group, part in parts]
+            y = torch.cat([self._attend(*row)[0].flatten(0, 1) for row in rows])
+        else:
+            y, kept = self._attend(qkv, mask, causal, past)
+        return F.dropout(self.c_proj(y), self.dropout, self.training), kept
+
+    def _attend(self, qkv, mask, causal, past=None):
+        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.n_head)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
-        y = self.c_proj(rearrange(y, "b h n d -> b n (h d)"))
-        return F.dropout(y, self.dropout, self.training), (k, v)
+        return rearrange(y, "b h n d -> b n (h d)"), (k, v)
 
 
 class MLP(nn.Module):
@@ -110,8 +120,9 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x, time, mask=None, causal=False, past=None):
-        """x (B, N, D) token embeddings; time (B, N) positions; mask as in SelfAttention; past: a list with the keys
-        and values of every block -> hidden states (B, N, D) after the last norm, and the new list."""
+        """x (B, N, D) token embeddings, or packed ones (T, D); time (B, N) or (T,) positions; mask as in SelfAttention;
+        past: a list with the keys and values of every block -> hidden states as x, after the last norm, and the new
+        list."""
         x = F.dropout(x + self.transformer.wpe(time), self.config.dropout, self.training)
         cache = []
         for i, block in enumerate(self.transformer.h):
