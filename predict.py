@@ -19,8 +19,8 @@ from dataset.channels import load_aliases
 from dataset_maker.machinery.arrays import ARRAYS, add_array_arguments, array_format, is_nameless, stem_of
 from dataset_maker.machinery.preprocessing import SUFFIXES, load_recording
 from errors import UserError
-from evaluation.answers import ANSWERING, choose_scoring
-from evaluation.inference import answer_table, ask, choose_channels, cut, load_model, summarize
+from evaluation.answers import ANSWERING
+from evaluation.inference import answer_table, ask_all, cut, group_questions, load_model, summarize
 from model.labram import Classifier
 from model.neurolm import NeuroLM
 from training.checkpoints import find_checkpoint
@@ -84,24 +84,23 @@ def main(args):
         run.say(f"\n{recording}: {len(clean.channels)} channels, {clean.eeg.shape[1] / 200:.0f} s")
         for note in clean.notes:
             run.say(f"  {note}")
-        for question in questions:
-            task, seconds = question.task, question.seconds
-            way, scored = choose_scoring(task, question.trained, args.answer_by)
-            try:
-                chosen, said = choose_channels(clean, None if wanted else question.channels)
+        try:
+            for chosen, seconds, asked in group_questions(clean, questions, wanted, args.answer_by):
                 windows = cut(chosen, seconds, args.stride)
-                probabilities, features = ask(model, task, windows, args.batch_size, run, way)
-            except UserError as error:
-                raise UserError(f"{recording}: {error}") from None
-            starts = np.arange(len(windows)) * (args.stride or seconds)
-            table = answer_table(task, probabilities, starts, seconds)
-            stem = args.out_dir / f"{stem_of(recording)}_{task.name}"
-            table.to_csv(f"{stem}.csv", index=False, float_format="%.6g")
-            if args.features:
-                np.savez(f"{stem}_features.npz", features=features, start=starts, channels=chosen.channels)
-            run.say(f"  {task.name}, {len(windows)} windows of {seconds} s: {summarize(task, table)}")
-            for sentence in filter(None, (said, scored)):
-                run.say(f"  {sentence}")
+                ways = [(task, way) for task, way, _ in asked]
+                found, features = ask_all(model, ways, windows, args.batch_size, run)
+                starts = np.arange(len(windows)) * (args.stride or seconds)
+                for (task, _, notes), probabilities in zip(asked, found, strict=True):
+                    table = answer_table(task, probabilities, starts, seconds)
+                    stem = args.out_dir / f"{stem_of(recording)}_{task.name}"
+                    table.to_csv(f"{stem}.csv", index=False, float_format="%.6g")
+                    if args.features:
+                        np.savez(f"{stem}_features.npz", features=features, start=starts, channels=chosen.channels)
+                    run.say(f"  {task.name}, {len(windows)} windows of {seconds} s: {summarize(task, table)}")
+                    for note in notes:
+                        run.say(f"  {note}")
+        except UserError as error:
+            raise UserError(f"{recording}: {error}") from None
     run.say(f"\nwritten to {args.out_dir}")
 
 

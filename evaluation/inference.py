@@ -17,7 +17,7 @@ from dataset.tasks import Task, load_tasks, task_of
 from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
 from dataset_maker.machinery.preprocessing import CleanEEG
 from errors import UserError
-from evaluation.answers import is_among, make_predict
+from evaluation.answers import choose_scoring, is_among, make_predict
 from evaluation.metrics import most_likely
 from model.labram import Classifier, class_probabilities
 from model.neurolm import NeuroLM
@@ -102,6 +102,18 @@ def choose_channels(clean: CleanEEG, wanted) -> tuple[CleanEEG, str]:
     return replace(clean, channels=common, eeg=eeg), "; ".join(said)
 
 
+def group_questions(clean: CleanEEG, questions: list[Question], wanted, answer_by: str) -> list[tuple]:
+    """Questions about the same windows together -> rows of (recording with their channels, seconds, [(task, way to
+    answer it, sentences on both)]); wanted: channels of all, None: those that each question was learnt on."""
+    rows = {}
+    for question in questions:
+        chosen, said = choose_channels(clean, None if wanted else question.channels)
+        way, scored = choose_scoring(question.task, question.trained, answer_by)
+        row = rows.setdefault((question.seconds, chosen.channels), (chosen, question.seconds, []))
+        row[2].append((question.task, way, [note for note in (said, scored) if note]))
+    return list(rows.values())
+
+
 def cut(clean: CleanEEG, seconds: int, stride: float | None = None) -> list[dict]:
     """Windows of a recording every `stride` seconds (default: end to end) as samples, see `dataset.windows.Windows`.
 
@@ -118,32 +130,40 @@ def cut(clean: CleanEEG, seconds: int, stride: float | None = None) -> list[dict
     return [about | {"eeg": scaled[:, start : start + length], "index": i} for i, start in enumerate(starts)]
 
 
-@torch.no_grad()
 def ask(model: NeuroLM | Classifier, task: Task, windows: list[dict], batch_size: int, run, answer_by: str = "score"):
-    """Answers and features of windows (of `cut`) -> probabilities (W, A) float64, features (W, D) float32.
+    """One task of `ask_all` -> probabilities (W, A), features (W, D)."""
+    (probabilities,), features = ask_all(model, [(task, answer_by)], windows, batch_size, run)
+    return probabilities, features
+
+
+@torch.no_grad()
+def ask_all(model: NeuroLM | Classifier, asked: list[tuple[Task, str]], windows: list[dict], batch_size: int, run):
+    """Answers to tasks, each with the way to answer it, and features of windows (of `cut`), which are read once for all
+    tasks -> list of probabilities (W, A) float64, features (W, D) float32.
 
     Features are the mean over the tokens of what NeuroLM's tokenizer makes of a window, or what LaBraM's head reads.
     Raises UserError for channels and answers that LaBraM does not have, and where windows, features or answers are not
     finite.
     """
     if isinstance(model, Classifier):
-        _check_classifier(windows, answer_by)
+        _check_classifier(windows, *(way for _, way in asked))
         collate, read = collate_montage, partial(_classify, model)
     else:
-        collate, read = collate_eeg, partial(_answer, model, make_predict(model, task, run, answer_by))
+        predicts = [make_predict(model, task, run, way) for task, way in asked]
+        collate, read = collate_eeg, partial(_answer, model, predicts)
     model.eval()
     _check_finite("the recording is not finite", [window["eeg"] for window in windows])
-    probabilities, features = [], []
+    found, features = [], []
     for start in range(0, len(windows), batch_size):
         batch = to_device(collate(windows[start : start + batch_size]), run.device)
         with run.autocast():
             answers, pooled = read(batch)
-        probabilities.append(answers.double().cpu().numpy())
+        found.append([part.double().cpu().numpy() for part in answers])
         features.append(pooled.float().cpu().numpy())
-    found = np.concatenate(probabilities), np.concatenate(features)
-    for part in found:
+    probabilities, features = [np.concatenate(parts) for parts in zip(*found, strict=True)], np.concatenate(features)
+    for part in (*probabilities, features):
         _check_finite("the model gives no finite answer (its weights diverged, or take --dtype float32)", part)
-    return found
+    return probabilities, features
 
 
 def _check_finite(problem: str, values) -> None:
@@ -161,15 +181,17 @@ def _check_classifier(windows: list[dict], answer_by: str) -> None:
         raise UserError(f"LaBraM has no position for channel {', '.join(beyond)}: choose others with --channels")
 
 
-def _answer(model: NeuroLM, predict, batch):
+def _answer(model: NeuroLM, predicts, batch):
     tokens = model.tokenizer(batch["x"], batch["chans"], batch["time"], batch["valid"])
-    _, _, probabilities = predict(batch | {"features": model.encode(batch, tokens)})
-    return probabilities, tokens.mean(1)  # windows of one recording: nothing is padded
+    batch |= {"features": model.encode(batch, tokens)}
+    if len(predicts) > 1:
+        batch |= {"memory": model.read(batch)[1]}  # of the EEG, which every question follows
+    return [predict(batch)[2] for predict in predicts], tokens.mean(1)  # windows of one recording: nothing is padded
 
 
 def _classify(model: Classifier, batch):
     pooled = model.pool(batch["x"], batch["chans"])
-    return class_probabilities(model.head(pooled)), pooled
+    return [class_probabilities(model.head(pooled))], pooled
 
 
 def answer_table(task: Task, probabilities: np.ndarray, starts: np.ndarray, seconds: int) -> pd.DataFrame:
