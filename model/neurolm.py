@@ -5,6 +5,7 @@ V rows of `lm_head`: 50304 of text, then the codes
 """
 
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from model.weights import build, parts, plain_names, read_checkpoint, rows, sett
 
 TEXT_ROWS = 50304  # of wte and lm_head; EEG code i is class 50304 + i
 ANSWER_IDS = 50257  # answers use the ids below: GPT-2's own vocabulary
+LAST = (slice(None), slice(-1, None))  # index of the last token of each row, (B, 1)
 
 
 @dataclass(frozen=True)
@@ -172,21 +174,22 @@ class NeuroLM(nn.Module):
             valids.append(torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid)
         return torch.cat(parts, 1), torch.cat(clocks, 1), torch.cat(valids, 1)
 
-    def read(self, sample: dict):
+    def read(self, sample: dict, wanted=None):
         """Run the language model over EEG, text, or EEG followed by text.
 
         sample: EEG as in `embed_eeg`, with time (B, N) and valid (B, N) or None, or the `memory` of having read it;
-        and/or text: tokens (B, L), with tokens_valid (B, L) or None -> hidden states (B, N + L, D), or (B, L, D) after
-        a memory, and a `Memory` for tokens to come.
+        and/or text: tokens (B, L), with tokens_valid (B, L) or None; wanted: see `GPT` -> hidden states (B, N + L, D),
+        or (B, L, D) after a memory, and a `Memory` for tokens to come.
         """
         if "memory" in sample:
-            return self.read_on(sample["tokens"], sample["memory"])
+            return self.read_on(sample["tokens"], sample["memory"], wanted=wanted)
         x, time, valid = self._lay_out(sample)
         plain = is_plain_text(sample)
-        hidden, cache = self.GPT2(x, time, None if plain else clock_mask(time, time, valid), causal=plain)
+        mask = None if plain else clock_mask(time, time, valid)
+        hidden, cache = self.GPT2(x, time, mask, causal=plain, wanted=wanted)
         return hidden, Memory(cache, time, valid)
 
-    def read_on(self, tokens, memory: "Memory", branches: int = 1):
+    def read_on(self, tokens, memory: "Memory", branches: int = 1, wanted=None):
         """Text tokens (B, L) that follow what `memory` holds -> hidden states (B, L, D), and the longer memory.
 
         branches: into how many texts of one length they fall, each of which follows the memory and not the others."""
@@ -199,7 +202,7 @@ class NeuroLM(nn.Module):
         if branches > 1:
             branch = torch.arange(branches, device=tokens.device).repeat_interleave(length)
             mask[..., memory.time.size(1) :] &= branch[:, None] == branch
-        hidden, cache = self.GPT2(self.GPT2.transformer.wte(tokens), time, mask, past=memory.cache)
+        hidden, cache = self.GPT2(self.GPT2.transformer.wte(tokens), time, mask, past=memory.cache, wanted=wanted)
         return hidden, Memory(cache, all_time, all_valid)
 
     def forward(self, **samples: dict):
@@ -211,18 +214,18 @@ class NeuroLM(nn.Module):
         numbers of their real tokens: `counts` of EEG and `tokens_counts` of text; else the padding is computed too.
         -> {name: {"loss": sum of cross-entropies (), "correct": number of right predictions ()}}.
         """
-        about = [(*self._lay_out(sample), known_lengths(sample), is_plain_text(sample)) for sample in samples.values()]
-        packed = [pack(*part) for part in about]
-        x, time = (torch.cat([part[i] for part in packed]) for i in (0, 1))
-        hidden, _ = self.GPT2(x, time, [group for part in packed for group in part[2]])
-        parts = zip(samples.items(), hidden.split([len(part[1]) for part in packed]), packed, strict=True)
-        return {name: self._predict(sample, hidden, part[3]) for (name, sample), hidden, part in parts}
+        x, clocks, groups, wanted = zip(*map(self._pack, samples.values()), strict=True)
+        starts = accumulate(map(len, clocks), initial=0)
+        wanted = [places + start for places, start in zip(wanted, starts, strict=False)]
+        hidden, _ = self.GPT2(torch.cat(x), torch.cat(clocks), sum(groups, []), wanted=torch.cat(wanted))
+        parts = zip(samples.items(), hidden.split([len(places) for places in wanted]), strict=True)
+        return {name: self._predict(sample, read) for (name, sample), read in parts}
 
-    def _predict(self, sample: dict, hidden, which):
-        if "source" in sample:  # logits only where there is a target
-            hidden = hidden[sample["source"] if which is None else which[sample["source"]]]
-        target = sample["target"].flatten()
-        loss, correct = linear_cross_entropy(hidden, self.GPT2.lm_head.weight, target)
+    def _pack(self, sample: dict):
+        return pack(*self._lay_out(sample), known_lengths(sample), sample.get("source"), is_plain_text(sample))
+
+    def _predict(self, sample: dict, hidden):
+        loss, correct = linear_cross_entropy(hidden, self.GPT2.lm_head.weight, sample["target"].flatten())
         if "answer" in sample:
             correct = correct[sample["answer"]]
         return {"loss": loss, "correct": correct.sum()}
@@ -235,7 +238,7 @@ class NeuroLM(nn.Module):
         tokens, else only the first ones, which must differ -> (B, A) float32. The prefix is computed once, and read by
         all answers side by side.
         """
-        hidden, memory = self.read(sample)
+        hidden, memory = self.read(sample, LAST)
         first = self._text_log_probabilities(hidden[:, -1])[:, [option[0] for option in options]]  # (B, A)
         longest = max(map(len, options))
         if not whole or longest == 1:
@@ -252,7 +255,7 @@ class NeuroLM(nn.Module):
     def generate(self, sample: dict, new_tokens: int, end_token: int | None = None):
         """Greedy continuation (B, new_tokens) of EEG and text; after `end_token` a row repeats it. A row of -1: the
         model's probabilities were not finite."""
-        hidden, memory = self.read(sample)
+        hidden, memory = self.read(sample, LAST)
         hidden, written = hidden[:, -1], []
         ended, broken = torch.zeros(2, len(hidden), dtype=torch.bool, device=hidden.device)
         while True:

@@ -35,16 +35,18 @@ def packed_order(spans, device):
     return torch.from_numpy(places).to(device), [Group(int(rows), int(length)) for length, rows in found]
 
 
-def pack(x, time, valid, spans, causal: bool):
+def pack(x, time, valid, spans, source, causal: bool):
     """Embeddings x (B, M, D), time and valid (B, M) of rows without their padding; spans: as in `packed_order`, None:
-    leave them as they are; causal: the clock's rule is the causal mask -> x (T, D), time (T,), groups, and which of
-    the T each of the B·M tokens is, None: all are there, in order."""
-    groups, which = [Group(*time.shape)], None
+    leave them as they are; source: places in the flattened rows, None: all; causal: the clock's rule is the causal mask
+    -> x (T, D), time (T,), groups, and which of the T stand at these places."""
+    groups = [Group(*time.shape)]
     x, time, valid = (value.flatten(0, 1) for value in (x, time, valid))
+    which = torch.arange(len(time), device=x.device)
     if spans:
         places, groups = packed_order(spans, x.device)
-        which = torch.zeros_like(time).index_copy(0, places, torch.arange(len(places), device=x.device))
+        which = torch.zeros_like(time).index_copy(0, places, which[: len(places)])
         x, time, valid = (value.index_select(0, places) for value in (x, time, valid))
+    which = which if source is None else which[source]
     if causal:
         return x, time, [group._replace(causal=True) for group in groups], which
     sizes = [group.tokens for group in groups]
