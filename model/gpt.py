@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from errors import UserError
+from model.packing import split
 
 
 @dataclass
@@ -51,12 +52,14 @@ class SelfAttention(nn.Module):
         (`model.packing`) -> (T, D), None."""
         qkv, kept = self.c_attn(x), None
         if isinstance(mask, list):
-            parts = zip(mask, qkv.split([group.tokens for group in mask]), strict=True)
-            rows = [(part.view(group.rows, group.length, -1), group.mask, group.causal) for group, part in parts]
-            y = torch.cat([self._attend(*row)[0].flatten(0, 1) for row in rows])
+            rows = zip(split(qkv, mask), mask, strict=True)
+            parts = [self._attend(part, group.mask, group.causal)[0].flatten(0, 1) for part, group in rows]
         else:
             y, kept = self._attend(qkv, mask, causal, past)
-        y = self.c_proj(y if wanted is None else y[wanted])
+            parts = [y]
+        if wanted is not None:
+            parts = [torch.cat(parts)[wanted]]
+        y = torch.cat([self.c_proj(part) for part in parts])  # a copy of what goes in would be kept for the gradients
         return F.dropout(y, self.dropout, self.training), kept
 
     def _attend(self, qkv, mask, causal, past=None):

@@ -18,10 +18,6 @@ class Group(NamedTuple):
     mask: torch.Tensor | None = None
     causal: bool = False
 
-    @property
-    def tokens(self) -> int:
-        return self.rows * self.length
-
 
 def packed_order(spans, device):
     """spans: for each part of the rows, such as EEG and text, the number of real tokens in each row and the length to
@@ -33,6 +29,12 @@ def packed_order(spans, device):
     places = np.arange(valid.size).reshape(valid.shape)[order][valid[order]]
     found = zip(*np.unique(lengths, return_counts=True), strict=True)
     return torch.from_numpy(places).to(device), [Group(int(rows), int(length)) for length, rows in found]
+
+
+def split(packed, groups: list[Group]) -> list:
+    """packed (T, ...) -> the rows of each group (rows, length, ...)."""
+    parts = packed.split([group.rows * group.length for group in groups])
+    return [part.unflatten(0, group[:2]) for part, group in zip(parts, groups, strict=True)]
 
 
 def pack(x, time, valid, spans, source, causal: bool):
@@ -49,11 +51,9 @@ def pack(x, time, valid, spans, source, causal: bool):
     which = which if source is None else which[source]
     if causal:
         return x, time, [group._replace(causal=True) for group in groups], which
-    sizes = [group.tokens for group in groups]
-    for i, (seconds, real) in enumerate(zip(time.split(sizes), valid.split(sizes), strict=True)):
-        seconds, real = (value.view(groups[i].rows, -1) for value in (seconds, real))
-        groups[i] = groups[i]._replace(mask=clock_mask(seconds, seconds, real))
-    return x, time, groups, which
+    clocks = (split(value, groups) for value in (time, valid))
+    masks = [clock_mask(seconds, seconds, real) for seconds, real in zip(*clocks, strict=True)]
+    return x, time, [group._replace(mask=mask) for group, mask in zip(groups, masks, strict=True)], which
 
 
 def clock_mask(query_time, key_time, key_valid):
