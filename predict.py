@@ -26,8 +26,8 @@ from dataset_maker.machinery.arrays import ARRAYS, add_array_arguments, array_fo
 from dataset_maker.machinery.corpus import SOME_REFUSED
 from dataset_maker.machinery.preprocessing import SUFFIXES, load_recording
 from errors import UserError
-from evaluation.answers import ANSWERING, choose_scoring
-from evaluation.inference import UNTRAINED, answer_table, ask, choose_channels, cut, load_model, summarize
+from evaluation.answers import ANSWERING
+from evaluation.inference import UNTRAINED, answer_table, ask_all, cut, group_questions, load_model, summarize
 from evaluation.predictions import describe, find_recordings, summary_row, write_answers, write_summary
 from evaluation.reading import stored_filters
 from model.labram import Classifier
@@ -110,29 +110,27 @@ def main(args):
             run.say(f"\n{recording}: {len(clean.channels)} channels, {clean.eeg.shape[1] / RATE:.0f} s")
             for note in clean.notes:
                 run.say(f"  {note}")
-            for question in questions:
-                task, seconds = question.task, question.seconds
-                way, scored = choose_scoring(task, question.trained, args.answer_by)
-                channels, missing = choose_channels(clean, None if wanted else question.channels)
+            for channels, seconds, asked in group_questions(clean, questions, wanted, args.answer_by):
                 windows = cut(clean, seconds, args.stride, channels)
-                batches = partial(bar, unit="batch")
-                probabilities, features = ask(model, task, windows, args.batch_size, run, way, batches)
+                ways = [(question.task, way) for question, way, _ in asked]
+                found, features = ask_all(model, ways, windows, args.batch_size, run, partial(bar, unit="batch"))
                 starts = np.array(windows.starts) / RATE
-                table, notes = answer_table(task, probabilities, starts, seconds), [*filter(None, (missing, scored))]
-                about = {"recording": str(recording), "model": str(path), **describe(question, table)}
-                about |= {"stride": args.stride or seconds, "channels": channels, "answer_by": way}
-                about |= {"band": [clean.low, clean.high], "notch": clean.notch, "notes": [*clean.notes, *notes]}
-                stem = args.out_dir / place.with_name(f"{place.name}_{task.name}")
-                stem = write_answers(stem, table, about, features if args.features else None, starts)
-                if args.figure:
-                    from evaluation.figures import plot_answers  # matplotlib takes a second to import
+                for (question, way, notes), probabilities in zip(asked, found, strict=True):
+                    task, table = question.task, answer_table(question.task, probabilities, starts, seconds)
+                    about = {"recording": str(recording), "model": str(path), **describe(question, table)}
+                    about |= {"stride": args.stride or seconds, "channels": channels, "answer_by": way}
+                    about |= {"band": [clean.low, clean.high], "notch": clean.notch, "notes": [*clean.notes, *notes]}
+                    stem = args.out_dir / place.with_name(f"{place.name}_{task.name}")
+                    stem = write_answers(stem, table, about, features if args.features else None, starts)
+                    if args.figure:
+                        from evaluation.figures import plot_answers  # matplotlib takes a second to import
 
-                    title = "\n".join([f"{recording.name}: {task.question}", *about["warnings"]])
-                    plot_answers(table, task.answers, clean.eeg, channels, windows.places, f"{stem}.png", title)
-                run.say(f"  {task.name}, {len(windows)} windows of {seconds} s: {summarize(task, table)}")
-                for sentence in notes:
-                    run.say(f"  {sentence}")
-                rows.append(summary_row(about))
+                        title = "\n".join([f"{recording.name}: {task.question}", *about["warnings"]])
+                        plot_answers(table, task.answers, clean.eeg, channels, windows.places, f"{stem}.png", title)
+                    run.say(f"  {task.name}, {len(windows)} windows of {seconds} s: {summarize(task, table)}")
+                    for sentence in notes:
+                        run.say(f"  {sentence}")
+                    rows.append(summary_row(about))
         except UserError as error:
             refused.append(f"{recording}: {str(error).removeprefix(f'{recording}: ')}")
             rows.append({"recording": str(recording), "refused": refused[-1].removeprefix(f"{recording}: ")})

@@ -189,6 +189,7 @@ def main(args):
             answer_targets = run.sum_on_host(sum(len(batch["source"]) for batch in micro_batches))
             questions = run.sum_on_host(sum(len(batch["answer"]) for batch in micro_batches))
             positions = run.sum_on_host(sum(batch["positions"] for batch in micro_batches))
+            read = run.sum_on_host(sum(sum(batch["counts"]) + sum(batch["tokens_counts"]) for batch in micro_batches))
             text_targets = args.text_batch_size * args.block_size * run.world_size * len(micro_batches)
             for i, batch in enumerate(micro_batches):
                 samples = {"eeg": batch}
@@ -202,7 +203,7 @@ def main(args):
                     losses["text"] = sums["text"]["loss"] / text_targets
                 measures = {"answer_accuracy": sums["eeg"]["correct"] / questions}
                 trainer.backward(losses, **measures, padded_share=batch["padding"] / positions)
-            trainer.update(samples=questions, tokens=positions + text_targets)
+            trainer.update(samples=questions, tokens=read + text_targets)
 
         # --------------------------------------------------------------------------------------------- validation
         with trainer.evaluation() as model:

@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_leaves
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.gpt import GPTConfig
+from model.linear_loss import LOGIT_ROWS
 from model.neural_transformer import NTConfig
-from model.neurolm import LM_SIZES, LOGIT_ROWS, NeuroLM
+from model.neurolm import LM_SIZES, NeuroLM
 from utils import decay_groups, make_optimizer
 
 CHANNELS = 16
@@ -72,9 +73,9 @@ def estimate(model, windows: int, tokens: int, texts: int, text_tokens: int, sha
     read = windows * tokens + texts * text_tokens
     activations = 39 * config.n_layer * config.n_embd * read + 2 * config.n_layer * windows * tokens**2  # and masks
     targets = (windows * (tokens - CHANNELS), texts * text_tokens)
-    kept = sum(rows for rows in targets if rows <= LOGIT_ROWS)  # log-probabilities; larger sets are made again
-    largest = max(targets)
-    logits = len(lm_head) * (4 * kept + (6 * largest if largest <= LOGIT_ROWS else 10 * LOGIT_ROWS))
+    kept = sum(rows for rows in targets if rows <= LOGIT_ROWS)  # log-probabilities; of more rows, the weight's gradient
+    large = sum(rows > LOGIT_ROWS for rows in targets)
+    logits = len(lm_head) * (4 * kept + 6 * min(max(targets), LOGIT_ROWS) + 4 * config.n_embd * max(2 * large - 1, 0))
     return states + copies + activations + logits
 
 

@@ -112,9 +112,9 @@ class QuestionCollate:
         self.tokenizer = tokenizer
 
     def __call__(self, samples: list[dict]) -> dict:
-        """As `collate_eeg`, and tokens (B, L), tokens_valid (B, L) or None; source (M,), flat over (B, N + L), and
-        target (M,): the supervised tokens; answer (B,): which of the M tells the answers apart; positions: B·(N + L);
-        padding (): how many of them are padded."""
+        """As `collate_eeg`, and tokens (B, L), tokens_valid (B, L) or None, tokens_counts: how many are real; source
+        (M,), flat over (B, N + L), and target (M,): the supervised tokens; answer (B,): which of the M tells the
+        answers apart; positions: B·(N + L); padding (): how many of them are padded."""
         batch = collate_eeg(samples)
         texts = [sample["task"].encode(self.tokenizer, sample["label"]) for sample in samples]
         prompts = [len(sample["task"].prompt(self.tokenizer)) for sample in samples]
@@ -130,7 +130,8 @@ class QuestionCollate:
         batch |= {name: torch.tensor(value) for name, value in named.items()}
         positions, real = len(samples) * length, batch["tokens_eeg"] + sum(len(tokens) for tokens, _ in texts)
         padding = torch.tensor(float(positions - real))
-        return batch | {"tokens": tokens, "tokens_valid": valid, "positions": positions, "padding": padding}
+        batch |= {"tokens": tokens, "tokens_valid": valid, "tokens_counts": [len(tokens) for tokens, _ in texts]}
+        return batch | {"positions": positions, "padding": padding}
 
 
 def pad_tokens(rows: list[list[int]]):

@@ -92,35 +92,54 @@ def _in_order(task: Task, answers: tuple[str, ...], source, must: bool) -> tuple
     return replace(task, answers=answers), f"task {task.name}: its answers are in the order of {source}"
 
 
+def group_questions(clean: CleanEEG, questions: list[Question], wanted, answer_by: str) -> list[tuple]:
+    """Questions about the same windows together -> rows of (channels, seconds, [(question, way to answer it, sentences
+    on both)]); wanted: channels of all, None: those that each question was learnt on."""
+    rows = {}
+    for question in questions:
+        channels, missing = choose_channels(clean, None if wanted else question.channels)
+        way, scored = choose_scoring(question.task, question.trained, answer_by)
+        asked = rows.setdefault((tuple(channels), question.seconds), [])
+        asked.append((question, way, [*filter(None, (missing, scored))]))
+    return [(channels, seconds, asked) for (channels, seconds), asked in rows.items()]
+
+
+def ask(model: NeuroLM | Classifier, task: Task, windows: Sequence, batch_size: int, run, answer_by: str = "score"):
+    """One task of `ask_all` -> probabilities (W, A), features (W, D)."""
+    (probabilities,), features = ask_all(model, [(task, answer_by)], windows, batch_size, run)
+    return probabilities, features
+
+
 @torch.no_grad()
-def ask(model: NeuroLM | Classifier, task: Task, windows: Sequence, batch_size: int, run, answer_by: str = "score",
-        progress=iter):  # fmt: skip
-    """Answers and features of windows (of `cut`) -> probabilities (W, A) float64, features (W, D) float32.
+def ask_all(model: NeuroLM | Classifier, asked: list[tuple[Task, str]], windows: Sequence, batch_size: int, run,
+            progress=iter):  # fmt: skip
+    """Answers to tasks, each with the way to answer it, and features of windows (of `cut`), which are read once for all
+    tasks -> list of probabilities (W, A) float64, features (W, D) float32.
 
     Features are the mean over the tokens of what NeuroLM's tokenizer makes of a window, or what LaBraM's head reads.
     progress: around the batches. Raises UserError for channels and answers that LaBraM does not have, and where
     windows, features or answers are not finite.
     """
     if isinstance(model, Classifier):
-        if answer_by != "score":
-            raise UserError(f"--answer_by {answer_by}: a LaBraM classifier cannot write, nor score texts")
+        for way in (way for _, way in asked if way != "score"):
+            raise UserError(f"--answer_by {way}: a LaBraM classifier cannot write, nor score texts")
         read = partial(_classify, model)
     else:
-        read = partial(_answer, model, make_predict(model, task, run, answer_by))
-    whole, probabilities, features = [], [], []
+        read = partial(_answer, model, [make_predict(model, task, run, way) for task, way in asked])
+    whole, found, features = [], [], []
     for batch in batches(model, windows, batch_size, run, progress):
         whole.append(batch["x"].isfinite().flatten(1).all(1).cpu())
         with run.autocast():
             answers, pooled = read(batch)
-        probabilities.append(answers.double().cpu().numpy())
+        found.append([part.double().cpu().numpy() for part in answers])
         features.append(pooled.float().cpu().numpy())
     _check_finite("the recording is not finite", np.concatenate(whole))
-    found = np.concatenate(probabilities), np.concatenate(features)
-    for part in found:
+    probabilities, features = [np.concatenate(parts) for parts in zip(*found, strict=True)], np.concatenate(features)
+    for part in (*probabilities, features):
         _check_finite(
             "the model gives no finite answer (its weights diverged, or take --dtype float32)", np.isfinite(part).all(1)
         )
-    return found
+    return probabilities, features
 
 
 def _check_finite(problem: str, whole) -> None:
@@ -130,15 +149,17 @@ def _check_finite(problem: str, whole) -> None:
         raise UserError(f"{problem} in {len(broken)} of {len(whole)} windows, the first is number {broken[0]}")
 
 
-def _answer(model: NeuroLM, predict, batch):
+def _answer(model: NeuroLM, predicts, batch):
     tokens = model.tokenizer(batch["x"], batch["chans"], batch["time"], batch["valid"])
-    _, _, probabilities = predict(batch | {"features": model.encode(batch, tokens)})
-    return probabilities, tokens.mean(1)  # windows of one recording: nothing is padded
+    batch |= {"features": model.encode(batch, tokens)}
+    if len(predicts) > 1:
+        batch |= {"memory": model.read(batch)[1]}  # of the EEG, which every question follows
+    return [predict(batch)[2] for predict in predicts], tokens.mean(1)  # windows of one recording: nothing is padded
 
 
 def _classify(model: Classifier, batch):
     pooled = model.pool(batch["x"], batch["chans"])
-    return class_probabilities(model.head(pooled)), pooled
+    return [class_probabilities(model.head(pooled))], pooled
 
 
 def answer_table(task: Task, probabilities: np.ndarray, starts: np.ndarray, seconds: int) -> pd.DataFrame:

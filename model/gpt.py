@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from errors import UserError
+from model.packing import split
 
 
 @dataclass
@@ -45,15 +46,29 @@ class SelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x, mask=None, causal=False, past=None):
-        """x (B, N, D); mask (B, 1, N, M) bool or None; past: earlier keys and values -> (B, N, D), keys and values."""
-        q, k, v = rearrange(self.c_attn(x), "b n (three h d) -> three b h n d", three=3, h=self.n_head)
+    def forward(self, x, mask=None, causal=False, past=None, wanted=None):
+        """x (B, N, D); mask (B, 1, N, M) bool or None; past: earlier keys and values; wanted: index of the tokens to go
+        on with, None: all -> (B, N, D), keys and values. Or x (T, D), rows of different lengths, and mask: their groups
+        (`model.packing`) -> (T, D), None."""
+        qkv, kept = self.c_attn(x), None
+        if isinstance(mask, list):
+            rows = zip(split(qkv, mask), mask, strict=True)
+            parts = [self._attend(part, group.mask, group.causal)[0].flatten(0, 1) for part, group in rows]
+        else:
+            y, kept = self._attend(qkv, mask, causal, past)
+            parts = [y]
+        if wanted is not None:
+            parts = [torch.cat(parts)[wanted]]
+        y = torch.cat([self.c_proj(part) for part in parts])  # a copy of what goes in would be kept for the gradients
+        return F.dropout(y, self.dropout, self.training), kept
+
+    def _attend(self, qkv, mask, causal, past=None):
+        q, k, v = rearrange(qkv, "b n (three h d) -> three b h n d", three=3, h=self.n_head)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
-        y = self.c_proj(rearrange(y, "b h n d -> b n (h d)"))
-        return F.dropout(y, self.dropout, self.training), (k, v)
+        return rearrange(y, "b h n d -> b n (h d)"), (k, v)
 
 
 class MLP(nn.Module):
@@ -77,9 +92,9 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x, mask=None, causal=False, past=None):
-        attended, keys_values = self.attn(self.ln_1(x), mask, causal, past)
-        x = x + attended
+    def forward(self, x, mask=None, causal=False, past=None, wanted=None):
+        attended, keys_values = self.attn(self.ln_1(x), mask, causal, past, wanted)
+        x = (x if wanted is None else x[wanted]) + attended
         return x + self.mlp(self.ln_2(x)), keys_values
 
 
@@ -109,13 +124,15 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, x, time, mask=None, causal=False, past=None):
-        """x (B, N, D) token embeddings; time (B, N) positions; mask as in SelfAttention; past: a list with the keys
-        and values of every block -> hidden states (B, N, D) after the last norm, and the new list."""
+    def forward(self, x, time, mask=None, causal=False, past=None, wanted=None):
+        """x (B, N, D) token embeddings, or packed ones (T, D); time (B, N) or (T,) positions; mask as in SelfAttention;
+        past: a list with the keys and values of every block; wanted: index of the tokens whose hidden states are asked
+        for, which are all that the last block makes -> hidden states as x, after the last norm, and the new list."""
         x = F.dropout(x + self.transformer.wpe(time), self.config.dropout, self.training)
         cache = []
         for i, block in enumerate(self.transformer.h):
-            x, keys_values = block(x, mask, causal, None if past is None else past[i])
+            last = i == len(self.transformer.h) - 1
+            x, keys_values = block(x, mask, causal, None if past is None else past[i], wanted if last else None)
             cache.append(keys_values)
         return self.transformer.ln_f(x), cache
 

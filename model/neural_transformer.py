@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from errors import UserError
 from model.gpt import Block
+from model.packing import packed_order
 
 PATCH_SIZE = 200  # samples in a token: one second at 200 Hz
 MAX_SECONDS = 64  # rows of time_embed: the longest window
@@ -118,15 +119,22 @@ class NeuralTransformer(nn.Module):
         self.config = replace(self.config, norm_over_padding=length > 0, padded_length=length)
         self.patch_embed.norm_over_padding, self.patch_embed.padded_length = length > 0, length
 
-    def forward(self, x, chans, time, valid=None):
+    def forward(self, x, chans, time, valid=None, counts=None):
         """x (B, N, 200) in 100 uV, or codes (B, N, K) in a decoder; chans, time (B, N) int; valid (B, N) bool, None:
-        all tokens are real -> features (B, N, D). Padded positions hold numbers that nothing reads."""
+        all tokens are real; counts: how many are in each row, where the host knows: then no block computes the others
+        -> features (B, N, D). Padded positions hold numbers that nothing reads."""
         x = self.patch_embed(x, valid) if self.config.in_chans == 1 else self.patch_embed(x)
         x = F.dropout(x + self.pos_embed(chans) + self.time_embed(time), self.config.dropout, self.training)
         mask = None if valid is None else valid[:, None, None, :]  # (B, 1, 1, N): every query sees every valid key
+        packed = valid is not None and counts is not None and not torch.compiler.is_compiling()
+        if packed:
+            shape = x.shape[:2]
+            places, mask = packed_order([(counts, shape[1])], x.device)
+            x = x.flatten(0, 1).index_select(0, places)
         for block in self.blocks:
             x, _ = block(x, mask)
-        return self.fc_norm(x)
+        x = self.fc_norm(x)
+        return x.new_zeros(shape.numel(), x.size(1)).index_copy(0, places, x).unflatten(0, shape) if packed else x
 
 
 def init_linear(module: nn.Module) -> None:

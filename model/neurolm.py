@@ -1,25 +1,28 @@
 """NeuroLM: GPT-2 that reads EEG tokens and text on one clock (NeuroLM, sections 2.3 and 2.4).
 
-B batch · N EEG tokens (padded) · L text tokens (padded) · D width · V rows of `lm_head`: 50304 of text, then the codes
+B batch · N EEG tokens (padded) · L text tokens (padded) · T real tokens of a batch · D width
+V rows of `lm_head`: 50304 of text, then the codes
 """
 
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint as recomputed
 
 from errors import UserError
 from model.gpt import GPT, GPTConfig
 from model.hub import HubModel
 from model.inputs import BANDS, FeatureScale, log_band_power
+from model.linear_loss import linear_cross_entropy
 from model.neural_transformer import NeuralTransformer, NTConfig, init_linear
+from model.packing import clock_mask, is_plain_text, known_lengths, pack
 from model.weights import build, count_layers, parts, plain_names, read_checkpoint, rows, settings
 
 TEXT_ROWS = 50304  # of wte and lm_head; EEG code i is class 50304 + i
 ANSWER_IDS = 50257  # answers use the ids below: GPT-2's own vocabulary
-LOGIT_ROWS = 8192  # predictions made at once: 1.8 GiB of fp32 logits
+LAST = (slice(None), slice(-1, None))  # index of the last token of each row, (B, 1)
 
 
 @dataclass(frozen=True)
@@ -140,11 +143,11 @@ class NeuroLM(nn.Module, HubModel):
 
     @torch.no_grad()
     def encode(self, eeg: dict, features=None):
-        """What is known of EEG before anything that learns. eeg: x (B, N, 200) in 100 uV, chans, time, valid; features:
-        the tokenizer's (B, N, D), if it has made them already -> these, with `band_power` followed by the log power
-        of each token's bands (B, N, input_width)."""
+        """What is known of EEG before anything that learns. eeg: x (B, N, 200) in 100 uV, chans, time, valid, and
+        counts as in NeuralTransformer; features: the tokenizer's (B, N, D), if it has made them already -> these, with
+        `band_power` followed by the log power of each token's bands (B, N, input_width)."""
         if features is None:
-            features = self.tokenizer(eeg["x"], eeg["chans"], eeg["time"], eeg["valid"])
+            features = self.tokenizer(eeg["x"], eeg["chans"], eeg["time"], eeg["valid"], eeg.get("counts"))
         return features if self.power_embed is None else torch.cat([features, log_band_power(eeg["x"])], -1)
 
     def embed_eeg(self, sample: dict):
@@ -161,12 +164,8 @@ class NeuroLM(nn.Module, HubModel):
     def _given(self, sample):
         return sample["features"] if "features" in sample else self.encode(sample)
 
-    def read(self, sample: dict):
-        """Run the language model over EEG, text, or EEG followed by text.
-
-        sample: EEG as in `embed_eeg`, with time (B, N) and valid (B, N) or None; and/or text: tokens (B, L), with
-        tokens_valid (B, L) or None -> hidden states (B, N + L, D), and a `Memory` for tokens to come.
-        """
+    def _lay_out(self, sample: dict):
+        """What the language model is to read: the embeddings of all tokens (B, N + L, D), their time and valid."""
         parts, clocks, valids = [], [], []
         start = 0
         if "chans" in sample:
@@ -180,80 +179,91 @@ class NeuroLM(nn.Module, HubModel):
             parts.append(self.GPT2.transformer.wte(tokens))
             clocks.append((start + torch.arange(tokens.size(1), device=tokens.device)).expand_as(tokens))
             valids.append(torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid)
-        x, time, valid = torch.cat(parts, 1), torch.cat(clocks, 1), torch.cat(valids, 1)
-        plain_text = "chans" not in sample and sample.get("tokens_valid") is None  # the clock's rule is the causal mask
-        mask = None if plain_text else clock_mask(time, time, valid)
-        hidden, cache = self.GPT2(x, time, mask, causal=plain_text)
+        return torch.cat(parts, 1), torch.cat(clocks, 1), torch.cat(valids, 1)
+
+    def read(self, sample: dict, wanted=None):
+        """Run the language model over EEG, text, or EEG followed by text.
+
+        sample: EEG as in `embed_eeg`, with time (B, N) and valid (B, N) or None, or the `memory` of having read it;
+        and/or text: tokens (B, L), with tokens_valid (B, L) or None; wanted: see `GPT` -> hidden states (B, N + L, D),
+        or (B, L, D) after a memory, and a `Memory` for tokens to come.
+        """
+        if "memory" in sample:
+            return self.read_on(sample["tokens"], sample["memory"], wanted=wanted)
+        x, time, valid = self._lay_out(sample)
+        plain = is_plain_text(sample)
+        mask = None if plain else clock_mask(time, time, valid)
+        hidden, cache = self.GPT2(x, time, mask, causal=plain, wanted=wanted)
         return hidden, Memory(cache, time, valid)
 
-    def read_on(self, tokens, memory: "Memory"):
-        """Text tokens (B, L) that follow what `memory` holds -> hidden states (B, L, D), and the longer memory."""
+    def read_on(self, tokens, memory: "Memory", branches: int = 1, wanted=None):
+        """Text tokens (B, L) that follow what `memory` holds -> hidden states (B, L, D), and the longer memory.
+
+        branches: into how many texts of one length they fall, each of which follows the memory and not the others."""
+        length = tokens.size(1) // branches
         first = memory.time.masked_fill(~memory.valid, -1).amax(1, keepdim=True) + 1
-        time = first + torch.arange(tokens.size(1), device=tokens.device)
+        time = first + torch.arange(length, device=tokens.device).repeat(branches)
         all_time = torch.cat([memory.time, time], 1)
         all_valid = torch.cat([memory.valid, torch.ones_like(tokens, dtype=torch.bool)], 1)
-        embedded = self.GPT2.transformer.wte(tokens)
-        hidden, cache = self.GPT2(embedded, time, clock_mask(time, all_time, all_valid), past=memory.cache)
+        mask = clock_mask(time, all_time, all_valid)
+        if branches > 1:
+            branch = torch.arange(branches, device=tokens.device).repeat_interleave(length)
+            mask[..., memory.time.size(1) :] &= branch[:, None] == branch
+        hidden, cache = self.GPT2(self.GPT2.transformer.wte(tokens), time, mask, past=memory.cache, wanted=wanted)
         return hidden, Memory(cache, all_time, all_valid)
 
     def forward(self, **samples: dict):
-        """The next-token loss of each named sample.
+        """The next-token loss of each named sample, all from one pass over their real tokens.
 
         Each sample is as in `read`, with target (M,): the class that token number `source` (M,), counted over the
         flattened (B, N + L), must predict. Text alone may leave `source` out: then every token has a target. `answer`:
-        which of the M predictions count as answers; default all.
+        which of the M predictions count as answers; default all. Rows with padding are packed where the host knows the
+        numbers of their real tokens: `counts` of EEG and `tokens_counts` of text; else the padding is computed too.
         -> {name: {"loss": sum of cross-entropies (), "correct": number of right predictions ()}}.
         """
-        return {name: self._predict(sample) for name, sample in samples.items()}
+        x, clocks, groups, wanted = zip(*map(self._pack, samples.values()), strict=True)
+        starts = accumulate(map(len, clocks), initial=0)
+        wanted = [places + start for places, start in zip(wanted, starts, strict=False)]
+        hidden, _ = self.GPT2(torch.cat(x), torch.cat(clocks), sum(groups, []), wanted=torch.cat(wanted))
+        parts = zip(samples.items(), hidden.split([len(places) for places in wanted]), strict=True)
+        return {name: self._predict(sample, read) for (name, sample), read in parts}
 
-    def _predict(self, sample: dict):
-        hidden = self.read(sample)[0].flatten(0, 1)
-        if "source" in sample:
-            hidden = hidden[sample["source"]]  # logits only where there is a target
-        target = sample["target"].flatten()
-        blocks = list(zip(hidden.split(LOGIT_ROWS), target.split(LOGIT_ROWS), strict=True))
-        if len(blocks) == 1 or not torch.is_grad_enabled():
-            parts = [self._cross_entropy(*block) for block in blocks]
-        else:  # a block's logits take GiB: make them again for the backward pass instead of keeping them
-            parts = [recomputed(self._cross_entropy, *block, use_reentrant=False) for block in blocks]
-        correct = torch.cat([hits for _, hits in parts])
+    def _pack(self, sample: dict):
+        return pack(*self._lay_out(sample), known_lengths(sample), sample.get("source"), is_plain_text(sample))
+
+    def _predict(self, sample: dict, hidden):
+        loss, correct = linear_cross_entropy(hidden, self.GPT2.lm_head.weight, sample["target"].flatten())
         if "answer" in sample:
             correct = correct[sample["answer"]]
-        return {"loss": sum(loss for loss, _ in parts), "correct": correct.sum()}
-
-    def _cross_entropy(self, hidden, target):
-        logits = self.GPT2.lm_head(hidden).float()
-        return F.cross_entropy(logits, target, reduction="sum"), logits.detach().argmax(-1) == target
+        return {"loss": loss, "correct": correct.sum()}
 
     @torch.inference_mode()
     def score_answers(self, sample: dict, options: list[list[int]], whole: bool = True):
         """Log-likelihood of each allowed answer after EEG and prompt.
 
         sample: EEG and the prompt's tokens as in `read`; options: the token ids of each answer; whole: score all its
-        tokens, else only the first ones, which must differ -> (B, A) float32. The prefix is computed once.
+        tokens, else only the first ones, which must differ -> (B, A) float32. The prefix is computed once, and read by
+        all answers side by side.
         """
-        hidden, memory = self.read(sample)
-        last = hidden[torch.arange(len(hidden)), last_true(memory.valid)]
-        first = self._text_log_probabilities(last)[:, [option[0] for option in options]]  # (B, A)
+        hidden, memory = self.read(sample, LAST)
+        first = self._text_log_probabilities(hidden[:, -1])[:, [option[0] for option in options]]  # (B, A)
         longest = max(map(len, options))
         if not whole or longest == 1:
             return first
-        n = len(options)
-        padded = torch.tensor([option + [0] * (longest - len(option)) for option in options], device=last.device)
-        answers = padded.repeat(len(last), 1)  # (B A, longest)
-        hidden, _ = self.read_on(answers[:, :-1], memory.repeat(n))
-        rest = self._text_log_probabilities(hidden).gather(2, answers[:, 1:, None]).squeeze(2)
-        lengths = torch.tensor([len(option) for option in options], device=last.device).repeat(len(last))
-        real = torch.arange(1, longest, device=last.device) < lengths[:, None]
-        return first + (rest * real).sum(1).view(-1, n)
+        padded = torch.tensor([option + [0] * (longest - len(option)) for option in options], device=first.device)
+        hidden, _ = self.read_on(padded[:, :-1].flatten().expand(len(first), -1), memory, len(options))
+        rest = self._text_log_probabilities(hidden.unflatten(1, (len(options), longest - 1)))  # (B, A, longest - 1, V)
+        rest = rest.gather(3, padded[:, 1:, None].expand(len(first), -1, -1, -1)).squeeze(3)
+        lengths = torch.tensor([len(option) for option in options], device=first.device)
+        real = torch.arange(1, longest, device=first.device) < lengths[:, None]  # (A, longest - 1)
+        return first + (rest * real).sum(2)
 
     @torch.inference_mode()
     def generate(self, sample: dict, new_tokens: int, end_token: int | None = None):
         """Greedy continuation (B, new_tokens) of EEG and text; after `end_token` a row repeats it. A row of -1: the
         model's probabilities were not finite."""
-        hidden, memory = self.read(sample)
-        hidden = hidden[torch.arange(len(hidden)), last_true(memory.valid)]
-        written = []
+        hidden, memory = self.read(sample, LAST)
+        hidden, written = hidden[:, -1], []
         ended, broken = torch.zeros(2, len(hidden), dtype=torch.bool, device=hidden.device)
         while True:
             likelihoods = self._text_log_probabilities(hidden)
@@ -282,20 +292,3 @@ class Memory:
     cache: list
     time: torch.Tensor
     valid: torch.Tensor
-
-    def repeat(self, n: int) -> "Memory":
-        """Each sample n times over, side by side."""
-        cache = [(k.repeat_interleave(n, 0), v.repeat_interleave(n, 0)) for k, v in self.cache]
-        return Memory(cache, self.time.repeat_interleave(n, 0), self.valid.repeat_interleave(n, 0))
-
-
-def clock_mask(query_time, key_time, key_valid):
-    """The one clock: query (B, N) may attend to key (B, M) exactly when time[k] <= time[q] and k is valid.
-
-    -> (B, 1, N, M) bool: block-causal over EEG (a second sees itself and the past), causal over text."""
-    return ((key_time[:, None, :] <= query_time[:, :, None]) & key_valid[:, None, :]).unsqueeze(1)
-
-
-def last_true(valid):
-    """valid (B, M) bool -> index of the last True in each row (B,)."""
-    return (valid * torch.arange(valid.size(1), device=valid.device)).argmax(1)
