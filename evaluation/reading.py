@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 
 from dataset.batches import collate_eeg, collate_montage
-from dataset.channels import channel_rows
+from dataset.channels import STANDARD_1020, channel_rows
 from dataset.descriptions import parse_yaml
 from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
 from dataset_maker.machinery.arrays import as_mne, describe_array
@@ -131,13 +131,11 @@ def cut(clean: CleanEEG, seconds: int, stride: float | None = None, channels=Non
     return Cut(clean, clean.channels if channels is None else channels, starts, seconds)
 
 
-def batches(model, windows: Cut, batch_size: int, run, progress=iter):
-    """Yield windows as the model, which is put into evaluation, reads them; progress: around the batches.
-
-    Raises UserError for channels that LaBraM cannot embed.
-    """
-    labram, names = isinstance(model, Classifier), windows.channels
-    beyond = [name for name, row in zip(names, windows.about["rows"], strict=True) if labram and row >= LABRAM_ROWS]
+def batches(model, windows: Sequence, batch_size: int, run, progress=iter):
+    """Yield windows, samples of the same channels, as the model, which is put into evaluation, reads them; progress:
+    around the batches. Raises UserError for channels that LaBraM cannot embed."""
+    labram = isinstance(model, Classifier)
+    beyond = [STANDARD_1020[row] for row in windows[0]["rows"] if labram and row >= LABRAM_ROWS]
     if beyond:
         raise UserError(f"LaBraM has no position for channel {', '.join(beyond)}: choose others with --channels")
     model.eval()
