@@ -16,16 +16,9 @@ import numpy as np
 
 import errors
 from dataset.channels import load_aliases
-from dataset_maker.machinery.arrays import ARRAYS, add_array_arguments, array_format, is_nameless, stem_of
-from dataset_maker.machinery.preprocessing import SUFFIXES, load_recording
+from dataset_maker.machinery.arrays import ARRAYS, SUFFIXES, add_array_arguments, array_format, is_nameless, stem_of
 from errors import UserError
-from evaluation.answers import ANSWERING, choose_scoring
-from evaluation.inference import answer_table, ask, choose_channels, cut, load_model, summarize
-from model.labram import Classifier
-from model.neurolm import NeuroLM
-from training.checkpoints import find_checkpoint
-from training.padding import QUESTION_TOKENS, choose_padding
-from utils import start_run
+from evaluation.metrics import ANSWERING
 
 
 def get_args(argv=None):
@@ -55,6 +48,16 @@ def get_args(argv=None):
 
 
 def main(args):
+    # here: PyTorch and MNE take seconds to import, which --help and a mistyped flag need not wait for
+    from dataset_maker.machinery.preprocessing import load_recording
+    from evaluation.answers import choose_scoring
+    from evaluation.inference import answer_table, ask, choose_channels, cut, load_model, summarize
+    from model.labram import Classifier
+    from model.neurolm import NeuroLM
+    from training.checkpoints import find_checkpoint
+    from training.padding import QUESTION_TOKENS, choose_padding
+    from utils import start_run
+
     run = start_run(args.device, args.dtype)
     stems = [stem_of(path) for path in args.recordings]
     repeated = sorted({stem for stem in stems if stems.count(stem) > 1})

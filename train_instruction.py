@@ -25,7 +25,8 @@ from dataset.tasks import find_tasks
 from dataset.text import load_tokenizer, open_text
 from dataset.windows import describe_tasks, open_tasks
 from errors import UserError
-from evaluation.answers import ANSWERING, answer_tasks
+from evaluation.answers import answer_tasks
+from evaluation.metrics import ANSWERING
 from evaluation.results import report, results_table
 from evaluation.validation import log_answers
 from model.gpt import GPTConfig

@@ -25,7 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.channels import canonical_name, load_aliases
 from dataset.hdf5 import RATE
-from dataset_maker.machinery.arrays import ARRAYS, add_array_arguments, array_format, is_array, is_nameless
+from dataset_maker.machinery.arrays import (
+    ARRAYS,
+    SUFFIXES,
+    add_array_arguments,
+    array_format,
+    is_array,
+    is_nameless,
+)
 from dataset_maker.machinery.corpus import (
     Recipe,
     Source,
@@ -36,7 +43,7 @@ from dataset_maker.machinery.corpus import (
     tiles,
     whole,
 )
-from dataset_maker.machinery.preprocessing import SUFFIXES, annotation_texts
+from dataset_maker.machinery.preprocessing import annotation_texts
 from dataset_maker.machinery.splits import add_subject_argument, find_subject, split_subjects
 from errors import check_file
 

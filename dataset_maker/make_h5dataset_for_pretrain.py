@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.channels import load_aliases
+from dataset_maker.machinery.arrays import SUFFIXES
 from dataset_maker.machinery.corpus import Recipe, Source, add_arguments, find_files, make, recording_names
-from dataset_maker.machinery.preprocessing import SUFFIXES
 from dataset_maker.machinery.splits import add_subject_argument, find_subject, split_subjects
 
 

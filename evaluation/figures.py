@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from errors import UserError, check_file
 
@@ -22,7 +21,7 @@ def plot_losses(metrics_files: dict[str, Path], path) -> Path:
 
     Raises UserError for a file that is missing or no metrics.jsonl.
     """
-    figure = Figure(figsize=(4.2 * len(metrics_files), 3.2), layout="constrained")
+    figure = _new_figure(4.2 * len(metrics_files), 3.2)
     axes = figure.subplots(1, len(metrics_files), squeeze=False)[0]
     for axis, (title, file) in zip(axes, metrics_files.items(), strict=True):
         lines = _read_metrics(Path(file))
@@ -54,7 +53,7 @@ def plot_reconstruction(signal, decoded_signal, spectrum, decoded_spectrum, chan
     signal, decoded_signal, spectrum, decoded_spectrum = (
         np.asarray(part) for part in (signal, decoded_signal, spectrum, decoded_spectrum)
     )
-    figure = Figure(figsize=(11, 1 + 1.3 * shown), layout="constrained")
+    figure = _new_figure(11, 1 + 1.3 * shown)
     axes = figure.subplots(shown, 2, squeeze=False, sharex="col", width_ratios=(3, 1))
     for row, (in_time, in_frequency) in enumerate(axes):
         seconds = np.arange(signal[row].size) / signal.shape[-1]
@@ -77,7 +76,7 @@ def plot_codebook_use(counts, path) -> Path:
     share = counts / max(counts.sum(), 1)
     used = np.count_nonzero(counts)
     perplexity = np.exp(-np.sum(share[:used] * np.log(share[:used])))
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    figure = _new_figure(6, 3.2)
     axis = figure.subplots()
     axis.fill_between(np.arange(1, used + 1), share[:used], step="mid", alpha=0.6)
     axis.axhline(1 / len(counts), color=ORIGINAL, ls="--", lw=0.8, label="even use of all codes")
@@ -97,7 +96,7 @@ def plot_confusion(confusion, answers, path, title: str = "") -> Path:
         confusion = confusion[:, :-1]
     columns = [*answers, "none of them"][: confusion.shape[1]]
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(2.2 + 0.8 * len(columns), 1.6 + 0.7 * len(answers)), layout="constrained")
+    figure = _new_figure(2.2 + 0.8 * len(columns), 1.6 + 0.7 * len(answers))
     axis = figure.subplots()
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(confusion):
@@ -111,7 +110,13 @@ def plot_confusion(confusion, answers, path, title: str = "") -> Path:
     return _save(figure, path)
 
 
-def _save(figure: Figure, path) -> Path:
+def _new_figure(width: float, height: float):
+    from matplotlib.figure import Figure  # not at the top: most that import this module draw late or never
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure, path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
