@@ -79,7 +79,7 @@ def test_predicting_with_an_official_checkpoint(official, tmp_path, monkeypatch,
     x = reference.eeg("full")["x"].numpy()  # the windows of one recording, one after another
     eeg = x.reshape(-1, len(channels), 200).swapaxes(0, 1).reshape(len(channels), -1) * np.float32(100)
     clean = CleanEEG(tuple(channels), eeg, 0.1, 75.0, 50.0, (), ())
-    monkeypatch.setattr("dataset_maker.machinery.preprocessing.load_recording", lambda *about: clean)
+    monkeypatch.setattr("dataset_maker.machinery.preprocessing.load_recording", lambda *about, array: clean)
     words = ["r.edf", "--NeuroLM_path", folder / "released.pt", "--tasks", "TUAB", "--window", seconds]
     predict.main(predict.get_args([*map(str, words), "--out_dir", str(tmp_path), "--device", "cpu", *more]))
     with np.load(tmp_path / "r_TUAB_features.npz") as saved:
@@ -141,7 +141,7 @@ def test_the_stages_after_it_follow(corpus):
         assert_close(NeuroLM.load(best).encode(batch)[batch["valid"]], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", ["vq", "pretrain", "instruction"])
+@pytest.mark.parametrize("stage", ["instruction", "pretrain", "vq"])  # a stage reads those before it
 def test_a_run_goes_on_as_it_began(corpus, stage):
     path = reference(corpus, stage) / "ckpt.pt"
     kept = padding(path)

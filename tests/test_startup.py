@@ -3,7 +3,12 @@
 import subprocess
 import sys
 
+import torch
 from conftest import ROOT
+
+from model.neural_transformer import NTConfig
+from model.neurolm import NeuroLM
+from training.checkpoints import write_checkpoint
 
 SIX = "train_vq train_pretrain train_instruction run_vqnsp_training run_labram_pretraining run_class_finetuning"
 SLOW = "matplotlib mne transformers wandb tensorboard sklearn scipy torch.distributed.fsdp torch.distributed.tensor"
@@ -24,3 +29,11 @@ def test_the_help_of_predict_needs_no_pytorch():
 
 def test_the_six_scripts_import_what_every_run_needs():
     assert not imported(f"import {SIX.replace(' ', ', ')}", SLOW)
+
+
+def test_loading_a_model_needs_no_compiler(tmp_path):
+    torch.manual_seed(0)
+    model = NeuroLM.from_size("tiny", NTConfig(n_layer=1, n_head=2, n_embd=16), 8)
+    write_checkpoint({"model": model.state_dict(), **model.config_args()}, tmp_path / "model.pt")
+    code = f"from model.neurolm import NeuroLM\nNeuroLM.load('{tmp_path / 'model.pt'}')"
+    assert not imported(code, f"{SLOW} sympy")
