@@ -36,6 +36,7 @@ from model.weights import read_checkpoint
 from training.checkpoints import find_checkpoint
 from training.feature_cache import cache_features
 from training.flags import (
+    add_cache_flags,
     add_language_model_flags,
     add_log_flags,
     add_neurolm_training_flags,
@@ -61,7 +62,7 @@ def get_args(argv=None):
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: every known one under dataset_dir")
     flag("--text_dir", help="folder of train.bin; default: <out_dir>/text")
     flag("--out_dir", default="./", help="where checkpoints/ and text/ are")
-    flag("--cache_features", metavar="DIR", help="keep what the frozen tokenizer makes of the windows, for later runs")
+    add_cache_flags(flag)
     add_trust_flags(flag)
     flag = parser.add_argument_group("model").add_argument
     flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: the one in out_dir")
@@ -139,7 +140,7 @@ def main(args):
         named.append("answers written freely" if args.answer_by == "generate" else args.answer_by)
     about = {"method": ", ".join(named), "seed": args.seed, **found}
     if args.cache_features:
-        reading = (args.eeg_batch_size, run, args.num_workers)
+        reading = (args.eeg_batch_size, run, args.num_workers, args.cache_half)
         sets = cache_features(args.cache_features, sets, tasks, raw_model, *reading)
 
     if args.eval_only:

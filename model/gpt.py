@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from errors import UserError
 
+TILE = 256  # queries that attend together on a CPU; 128 and 512 gain less
+
 
 @dataclass
 class GPTConfig:
@@ -46,14 +48,34 @@ class SelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x, mask=None, causal=False, past=None):
-        """x (B, N, D); mask (B, 1, N, M) bool or None; past: earlier keys and values -> (B, N, D), keys and values."""
+        """x (B, N, D); mask (B, 1, N, M) bool, its `tiles`, or None; past: earlier keys and values -> (B, N, D), keys
+        and values."""
         q, k, v = rearrange(self.c_attn(x), "b n (three h d) -> three b h n d", three=3, h=self.n_head)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+        if isinstance(mask, list):
+            parts = [(k[:, :, keys], v[:, :, keys], part) for part, keys in mask]
+            parts = [(queries, *part) for queries, part in zip(q.split(TILE, 2), parts, strict=True)]
+            y = torch.cat([F.scaled_dot_product_attention(*part, dropout_p=dropout) for part in parts], 2)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
         y = self.c_proj(rearrange(y, "b h n d -> b n (h d)"))
         return F.dropout(y, self.dropout, self.training), (k, v)
+
+
+def tiles(mask):
+    """What a mask (B, 1, N, M) forbids to all of TILE queries need not be computed -> for each TILE of queries its part
+    of the mask and the slice of the keys from the first to the last that any of them attends to. The mask itself where
+    this gains nothing: few queries, few keys to skip, or a GPU, which would wait for the host."""
+    if mask is None or mask.device.type != "cpu" or mask.size(2) < 2 * TILE or torch.compiler.is_compiling():
+        return mask
+    found = []
+    for part in mask.split(TILE, 2):
+        keys = part.any((0, 1, 2)).nonzero()
+        keys = slice(int(keys[0]), int(keys[-1]) + 1) if len(keys) else slice(None)
+        found.append((part[..., keys], keys))
+    return found if sum(part.numel() for part, _ in found) < 0.8 * mask.numel() else mask
 
 
 class MLP(nn.Module):
@@ -113,7 +135,7 @@ class GPT(nn.Module):
         """x (B, N, D) token embeddings; time (B, N) positions; mask as in SelfAttention; past: a list with the keys
         and values of every block -> hidden states (B, N, D) after the last norm, and the new list."""
         x = F.dropout(x + self.transformer.wpe(time), self.config.dropout, self.training)
-        cache = []
+        cache, mask = [], tiles(mask)
         for i, block in enumerate(self.transformer.h):
             x, keys_values = block(x, mask, causal, None if past is None else past[i])
             cache.append(keys_values)

@@ -67,7 +67,7 @@ def test_evaluating_an_official_checkpoint(official, tmp_path, monkeypatch, more
     words += ["--out_dir", tmp_path, "--device", "cpu", "--num_workers", 0, "--cache_features", cache, *more]
     train_instruction.main(train_instruction.get_args([*map(str, words)]))
     (path,) = set(cache.glob("*/*.npy")) - before
-    features = torch.from_numpy(np.load(path)).view(reference.batch, reference.n, -1)
+    features = torch.from_numpy(np.load(path)["features"]).view(reference.batch, reference.n, -1)
     reference.check(f"vq/{tag}/encoder_features", features)
 
 

@@ -65,6 +65,12 @@ def add_trust_flags(flag):
     return flag
 
 
+def add_cache_flags(flag):
+    """To the group data of the scripts that train on a frozen tokenizer."""
+    flag("--cache_features", metavar="DIR", help="keep what the frozen tokenizer makes of the windows, for later runs")
+    flag("--cache_half", action=switch, default=False, help="in float16, each value off by 0.05 %% at most")
+
+
 def add_language_model_flags(flag, starts: tuple[str, ...], options: str):
     """To the group model of the scripts that make a NeuroLM: where it starts, and `options`, what holds for them."""
     flag("--size", choices=LM_SIZES, default="B", help="of the language model")
