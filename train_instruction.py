@@ -92,8 +92,8 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_script(args)
     out_dir = stage_folder(args, f"instruction-{args.size}")
+    run = start_script(args, out_dir / NEWEST)
 
     if (args.standardize or args.band_power) and (args.eval_only or args.init_from == "NeuroLM"):
         raise UserError("--standardize and --band_power belong to a new model: give them to train_pretrain.py")

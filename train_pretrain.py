@@ -70,8 +70,8 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_script(args)
     out_dir = stage_folder(args, f"NeuroLM-{args.size}")
+    run = start_script(args, out_dir / NEWEST)
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
