@@ -54,7 +54,7 @@ class SelfAttention(nn.Module):
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         dropout = self.dropout if self.training else 0.0
-        if isinstance(mask, list):
+        if isinstance(mask, tuple):
             parts = [(k[:, :, keys], v[:, :, keys], part) for part, keys in mask]
             parts = [(queries, *part) for queries, part in zip(q.split(TILE, 2), parts, strict=True)]
             y = torch.cat([F.scaled_dot_product_attention(*part, dropout_p=dropout) for part in parts], 2)
@@ -75,7 +75,7 @@ def tiles(mask):
         keys = part.any((0, 1, 2)).nonzero()
         keys = slice(int(keys[0]), int(keys[-1]) + 1) if len(keys) else slice(None)
         found.append((part[..., keys], keys))
-    return found if sum(part.numel() for part, _ in found) < 0.8 * mask.numel() else mask
+    return tuple(found) if sum(part.numel() for part, _ in found) < 0.8 * mask.numel() else mask
 
 
 class MLP(nn.Module):
