@@ -21,22 +21,10 @@ from tqdm import tqdm
 
 import errors
 from dataset.channels import load_aliases
-from dataset.windows import RATE
-from dataset_maker.machinery.arrays import ARRAYS, add_array_arguments, array_format, is_nameless
-from dataset_maker.machinery.corpus import SOME_REFUSED
-from dataset_maker.machinery.preprocessing import SUFFIXES, load_recording
+from dataset_maker.machinery.arrays import ARRAYS, SUFFIXES, add_array_arguments, array_format, is_nameless
 from errors import UserError
-from evaluation.answers import ANSWERING
-from evaluation.inference import UNTRAINED, answer_table, ask_all, cut, group_questions, load_model, summarize
-from evaluation.predictions import describe, find_recordings, summary_row, write_answers, write_summary
-from evaluation.reading import stored_filters
-from model.labram import Classifier
-from model.neurolm import NeuroLM
-from model.weights import read_checkpoint
-from training.checkpoints import find_checkpoint
-from training.flags import nonnegative, positive
-from training.padding import QUESTION_TOKENS, choose_padding
-from utils import start_run
+from evaluation.metrics import ANSWERING
+from training.numbers import nonnegative, positive
 
 
 def get_args(argv=None):
@@ -69,6 +57,20 @@ def get_args(argv=None):
 
 
 def main(args):
+    # here: PyTorch and MNE take seconds to import, which --help and a mistyped flag need not wait for
+    from dataset.windows import RATE
+    from dataset_maker.machinery.corpus import SOME_REFUSED
+    from dataset_maker.machinery.preprocessing import load_recording
+    from evaluation.inference import UNTRAINED, answer_table, ask_all, cut, group_questions, load_model, summarize
+    from evaluation.predictions import describe, find_recordings, summary_row, write_answers, write_summary
+    from evaluation.reading import stored_filters
+    from model.labram import Classifier
+    from model.neurolm import NeuroLM
+    from model.weights import read_checkpoint
+    from training.checkpoints import find_checkpoint
+    from training.padding import QUESTION_TOKENS, choose_padding
+    from utils import start_run
+
     # ---------------------------------------------------------------------------------------------------------- run
     run = start_run(args.device, args.dtype)
     array = array_format(args)

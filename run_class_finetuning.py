@@ -94,8 +94,8 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_script(args)
     output_dir = Path(args.output_dir, "overfit" if args.overfit_batches else "")
+    run = start_script(args, output_dir / "checkpoint.pth")
     if args.rel_pos_bias or not args.abs_pos_emb:
         raise errors.UserError("LaBraM has absolute positions only: leave out --rel_pos_bias and --no-abs_pos_emb")
 

@@ -70,8 +70,8 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_script(args)
     output_dir = Path(args.output_dir, "overfit" if args.overfit_batches else "")
+    run = start_script(args, output_dir / "checkpoint.pth")
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)

@@ -25,7 +25,8 @@ from dataset.tasks import find_tasks
 from dataset.text import load_tokenizer, open_text
 from dataset.windows import describe_tasks, open_tasks
 from errors import UserError
-from evaluation.answers import ANSWERING, answer_tasks
+from evaluation.answers import answer_tasks
+from evaluation.metrics import ANSWERING
 from evaluation.results import report, results_table
 from evaluation.validation import log_answers
 from model.gpt import GPTConfig
@@ -35,6 +36,7 @@ from model.weights import read_checkpoint
 from training.checkpoints import find_checkpoint
 from training.feature_cache import cache_features
 from training.flags import (
+    add_cache_flags,
     add_language_model_flags,
     add_log_flags,
     add_neurolm_training_flags,
@@ -62,7 +64,7 @@ def get_args(argv=None):
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: every known one under dataset_dir")
     flag("--text_dir", help="folder of train.bin; default: <out_dir>/text")
     flag("--out_dir", default="./", help="where checkpoints/ and text/ are")
-    flag("--cache_features", metavar="DIR", help="keep what the frozen tokenizer makes of the windows, for later runs")
+    add_cache_flags(flag)
     add_trust_flags(flag)
     flag = parser.add_argument_group("model").add_argument
     flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: the one in out_dir")
@@ -93,8 +95,8 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_script(args)
     out_dir = stage_folder(args, f"instruction-{args.size}")
+    run = start_script(args, out_dir / NEWEST)
 
     if (args.standardize or args.band_power) and (args.eval_only or args.init_from == "NeuroLM"):
         raise UserError("--standardize and --band_power belong to a new model: give them to train_pretrain.py")
@@ -143,7 +145,7 @@ def main(args):
         named.append("answers written freely" if args.answer_by == "generate" else args.answer_by)
     about = {"method": ", ".join(named), "seed": args.seed, **found}
     if args.cache_features:
-        reading = (args.eeg_batch_size, run, args.num_workers)
+        reading = (args.eeg_batch_size, run, args.num_workers, args.cache_half)
         sets = cache_features(args.cache_features, sets, tasks, raw_model, *reading)
 
     if args.eval_only:

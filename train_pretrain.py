@@ -16,6 +16,7 @@ if __name__ == "__main__":
     errors.requeue_when_told()  # first: what follows takes seconds to import
 
 import torch
+from torch.utils.data import ConcatDataset
 
 from dataset.batches import collate_prediction
 from dataset.checks import check_eeg
@@ -25,7 +26,9 @@ from model.gpt import GPTConfig
 from model.neurolm import TEXT_ROWS, NeuroLM
 from model.vq import VQ, VQ_Align
 from training.checkpoints import find_checkpoint
+from training.feature_cache import cache_features, read_codes
 from training.flags import (
+    add_cache_flags,
     add_language_model_flags,
     add_log_flags,
     add_neurolm_training_flags,
@@ -48,6 +51,7 @@ def get_args(argv=None):
     flag = add_pretraining_data_flags(parser)
     flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
     flag("--out_dir", default="./", help="where checkpoints/ and text/ are")
+    add_cache_flags(flag)
     flag = parser.add_argument_group("model").add_argument
     flag("--tokenizer_path", help="checkpoint of stage 1, as given or in out_dir; default: the one in out_dir")
     add_language_model_flags(flag, ("gpt2", "scratch"), "Stage 3 takes it over")
@@ -66,8 +70,8 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_script(args)
     out_dir = stage_folder(args, f"NeuroLM-{args.size}")
+    run = start_script(args, out_dir / NEWEST)
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
@@ -75,15 +79,6 @@ def main(args):
     val_set = pretraining_windows(folders, "val", args.block_size)
     text, val_text = (
         open_text(args.text_dir or Path(args.out_dir) / "text", split, args.block_size) for split in ("train", "val")
-    )
-    loader = Loader(
-        train_set, args.eeg_batch_size, run, collate_prediction, args.gradient_accumulation_steps, args.num_workers,
-        overfit_batches=args.overfit_batches, check=check_eeg,
-    )  # fmt: skip
-    steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
-    run.say(
-        f"{', '.join(folder.name for folder in folders)}: {len(train_set)} training and {len(val_set)} validation "
-        f"windows; {len(text)} text tokens; {steps} steps of {loader.steps_per_epoch} an epoch"
     )
 
     # -------------------------------------------------------------------------------------------------------- model
@@ -95,6 +90,23 @@ def main(args):
     args.official_padding = choose_padding(tokenizer.encoder, args.official_padding, args.block_size, run, newest)
     raw_model = new_neurolm(args, tokenizer, run, out_dir)  # which shares the encoder: one pass for input and codes
     raw_model.to(run.device)
+    if args.cache_features:
+        parts = {"train": train_set, "val": val_set}
+        sets = {split: {folder: windows.within(folder) for folder in folders} for split, windows in parts.items()}
+        reading = (args.eeg_batch_size, run, args.num_workers, args.cache_half, tokenizer)
+        cached = cache_features(args.cache_features, sets, {path: path for path in folders}, raw_model, *reading)
+        train_set, val_set = (ConcatDataset(windows_of.values()) for windows_of in cached.values())
+
+    # ------------------------------------------------------------------------------------------------ training data
+    loader = Loader(
+        train_set, args.eeg_batch_size, run, collate_prediction, args.gradient_accumulation_steps, args.num_workers,
+        overfit_batches=args.overfit_batches, check=None if args.cache_features else check_eeg,
+    )  # fmt: skip
+    steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
+    run.say(
+        f"{', '.join(folder.name for folder in folders)}: {len(train_set)} training and {len(val_set)} validation "
+        f"windows; {len(text)} text tokens; {steps} steps of {loader.steps_per_epoch} an epoch"
+    )
     if (args.standardize or args.band_power) and not resumes(args, out_dir):
         raw_model.measure_features(loader.to_measure())
 
@@ -150,10 +162,9 @@ def main(args):
 
 
 def read_batch(batch: dict, tokenizer: VQ, model: NeuroLM) -> dict:
-    """The batch with what the model reads and what it has to predict, from one pass of the encoder."""
-    codes, features = tokenizer.tokenize(batch)
-    target = codes.flatten()[batch["target_position"]] + TEXT_ROWS
-    return batch | {"features": model.encode(batch, features), "target": target}
+    """The batch with what the model reads and what it has to predict."""
+    batch = read_codes(batch, tokenizer, model)
+    return batch | {"target": batch["codes"].flatten()[batch["target_position"]] + TEXT_ROWS}
 
 
 if __name__ == "__main__":

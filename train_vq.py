@@ -61,8 +61,8 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    run = start_script(args)
     out_dir = stage_folder(args, "VQ")
+    run = start_script(args, out_dir / NEWEST)
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)

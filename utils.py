@@ -10,8 +10,9 @@ import datetime
 import math
 import os
 import random
+import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -130,11 +131,12 @@ class Run:
 
 
 def start_run(device: str = "auto", dtype: str = "auto", seed: int = 1337, timeout_minutes: float = 10.0,
-              make_watch=None) -> Run:  # fmt: skip
+              make_watch=None, began=lambda: None) -> Run:  # fmt: skip
     """Join torchrun's processes when there are any, choose device and precision, seed everything.
 
     device: auto, cpu, cuda, cuda:1, mps; dtype: auto, float32, bfloat16, float16; timeout_minutes: after which the
-    others end when a process hangs; make_watch(rank, world_size, minutes, patience, attempt) says which one does.
+    others end when a process hangs; make_watch(rank, world_size, minutes, patience, attempt) says which one does;
+    began(): the precision, by name, of a run that goes on, which "auto" on a CPU keeps.
     Raises UserError for a device or a precision that this machine lacks.
     """
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -155,6 +157,8 @@ def start_run(device: str = "auto", dtype: str = "auto", seed: int = 1337, timeo
         torch.backends.cudnn.allow_tf32 = True
     seed_everything(seed)
     run = Run(rank, world_size, chosen, choose_dtype(dtype, chosen), seed, patience, watch)
+    if dtype == "auto" and chosen.type == "cpu":
+        run = replace(run, dtype=run.on_main(lambda: _cpu_dtype(began)))
     run.say(f"{world_size} process(es) on {chosen.type}, {str(run.dtype).removeprefix('torch.')}, seed {seed}")
     return run
 
@@ -185,6 +189,35 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "float16" and device.type == "cpu":
         raise UserError("--dtype float16 needs a GPU; on a CPU take float32 or bfloat16")
     return DTYPES[name]
+
+
+def _cpu_dtype(began) -> torch.dtype:
+    """What "auto" is on a CPU: that of a run that goes on, else bfloat16 where it is shown to be faster."""
+    if not _multiplies_bfloat16():
+        return torch.float32
+    known = DTYPES.get(began())  # a float16 is of a GPU
+    if known in (torch.float32, torch.bfloat16):
+        return known
+    return torch.bfloat16 if bfloat16_pays() else torch.float32
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for it; without them it is many times slower."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def bfloat16_pays() -> bool:
+    """Whether the products of a GPT-2 block are faster in bfloat16 than in float32, casts included: tried for a second
+    at most."""
+    x, weight, fastest = torch.ones(1024, 768), torch.ones(3072, 768), {}
+    for dtype in (torch.float32, torch.bfloat16):
+        kept, times, end = weight.to(dtype), [], time.perf_counter() + 0.5
+        while not times or time.perf_counter() < end:
+            begun = time.perf_counter()
+            nn.functional.linear(x.to(dtype), kept)
+            times.append(time.perf_counter() - begun)
+        fastest[dtype] = min(times)
+    return fastest[torch.bfloat16] < fastest[torch.float32]
 
 
 def seed_everything(*key: int) -> None:

@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.channels import canonical_name
 from dataset.hdf5 import RATE
+from dataset_maker.machinery.arrays import SUFFIXES
 from dataset_maker.machinery.corpus import Recipe, make_file
-from dataset_maker.machinery.preprocessing import SUFFIXES, load_recording
+from dataset_maker.machinery.preprocessing import load_recording
 from dataset_maker.machinery.sources import Source, find_files
 
 

@@ -68,10 +68,13 @@ def padding_mask(counts: list[int]):
 
 
 def collate_prediction(samples: list[dict]) -> dict:
-    """As `collate_eeg`, and for stage 2 `source` and `target_position` (M,), flat over (B, N): the token of a channel
-    predicts the code of the same channel one second later; the last second has no target."""
+    """As `collate_eeg`, codes (B, N) where the samples hold them, and for stage 2 `source` and `target_position` (M,),
+    flat over (B, N): the token of a channel predicts the code of the same channel one second later; the last second has
+    no target."""
     batch = collate_eeg(samples)
-    padded = batch["x"].size(1)
+    padded = batch["chans"].size(1)
+    if "codes" in samples[0]:
+        batch["codes"] = pad_tokens([sample["codes"] for sample in samples])[0]
     sources, shifts = [], []
     for row, (count, sample) in enumerate(zip(batch["counts"], samples, strict=True)):
         channels = len(sample["rows"])
@@ -138,5 +141,5 @@ def pad_tokens(rows: list[list[int]]):
     """Token ids of each row -> tokens (B, longest) int64 padded with 0, and their padding mask."""
     tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
     for row, ids in enumerate(rows):
-        tokens[row, : len(ids)] = torch.tensor(ids)
+        tokens[row, : len(ids)] = torch.as_tensor(ids)
     return tokens, padding_mask([len(ids) for ids in rows])

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import tiktoken
-import torch
 from tiktoken_ext import openai_public
 
 from errors import UserError, check_file
@@ -153,8 +152,10 @@ class TextTokens:
         last = len(self) - self.block_size
         return self._cut([np.random.default_rng([seed, step, row]).integers(last) for row in rows])
 
-    def batch(self, seed: int, step: int, rows) -> dict[str, torch.Tensor]:
+    def batch(self, seed: int, step: int, rows) -> dict:
         """`windows` as a batch of text: tokens and target (R, L)."""
+        import torch  # the vocabulary, which makers and --help need too, does without
+
         tokens, target = self.windows(seed, step, rows)
         return {"tokens": torch.from_numpy(tokens), "target": torch.from_numpy(target)}
 

@@ -67,6 +67,11 @@ class Windows(Dataset):
         _, group = np.unique(self.shapes(), axis=0, return_inverse=True)
         return [np.flatnonzero(group == number) for number in range(group.max(initial=-1) + 1)]
 
+    def within(self, folder: Path) -> "Windows":
+        """The windows of the recordings below a folder."""
+        inside = np.array([folder in recording.path.parents for recording in self.recordings])
+        return Windows(self.recordings, self.index[inside[self.index[:, 0]]])
+
     def relabelled(self, places) -> "Windows":
         """The same windows, their label `n` now places[n]."""
         index = self.index.copy()

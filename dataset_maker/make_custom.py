@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.channels import canonical_names, load_aliases
 from dataset.hdf5 import RATE
-from dataset_maker.machinery.arrays import ARRAYS, add_array_arguments, array_format, is_array, is_nameless
+from dataset_maker.machinery.arrays import ARRAYS, SUFFIXES, add_array_arguments, array_format, is_array, is_nameless
 from dataset_maker.machinery.corpus import Recipe, arguments, make, tiles, whole
-from dataset_maker.machinery.preprocessing import SUFFIXES, annotation_texts
+from dataset_maker.machinery.preprocessing import annotation_texts
 from dataset_maker.machinery.sources import find_files, list_sources
 from dataset_maker.machinery.splits import add_subject_argument, find_subject, split_subjects
 from errors import check_file

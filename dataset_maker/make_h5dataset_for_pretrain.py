@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from dataset.channels import load_aliases
+from dataset_maker.machinery.arrays import SUFFIXES
 from dataset_maker.machinery.corpus import Recipe, arguments, make
-from dataset_maker.machinery.preprocessing import SUFFIXES
 from dataset_maker.machinery.sources import find_files, list_sources
 from dataset_maker.machinery.splits import add_subject_argument, find_subject, split_subjects
 

@@ -8,8 +8,6 @@ from evaluation.scoring import Evaluation, collect, evaluate
 from model.labram import class_probabilities
 from training.loading import evaluation_loader
 
-ANSWERING = ("score", "score_sum", "score_per_token", "generate")
-
 
 def answer_tasks(model, windows, split, batch_size, run, num_workers=0, answer_by="score", trained=None):
     """Let a NeuroLM answer the labelled windows of each task, {task: Windows} -> list of Evaluation; `answer_by` as in

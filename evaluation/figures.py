@@ -6,12 +6,9 @@ in whole or not at all, and returns its path.
 
 import json
 import os
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from matplotlib.colors import TABLEAU_COLORS
-from matplotlib.figure import Figure
 
 from dataset.windows import RATE
 from dataset_maker.machinery.limits import forget
@@ -28,7 +25,7 @@ def plot_losses(metrics_files: dict[str, Path], path) -> Path:
 
     Raises UserError for a file that is missing or no metrics.jsonl.
     """
-    figure = Figure(figsize=(4.2 * len(metrics_files), 3.2), layout="constrained")
+    figure = _new_figure(4.2 * len(metrics_files), 3.2)
     axes = figure.subplots(1, len(metrics_files), squeeze=False)[0]
     for axis, (title, file) in zip(axes, metrics_files.items(), strict=True):
         lines = _read_metrics(Path(file))
@@ -60,7 +57,7 @@ def plot_reconstruction(signal, decoded_signal, spectrum, decoded_spectrum, chan
     signal, decoded_signal, spectrum, decoded_spectrum = (
         np.asarray(part) for part in (signal, decoded_signal, spectrum, decoded_spectrum)
     )
-    figure = Figure(figsize=(11, 1 + 1.3 * shown), layout="constrained")
+    figure = _new_figure(11, 1 + 1.3 * shown)
     axes = figure.subplots(shown, 2, squeeze=False, sharex="col", width_ratios=(3, 1))
     for row, (in_time, in_frequency) in enumerate(axes):
         seconds = np.arange(signal[row].size) / signal.shape[-1]
@@ -83,7 +80,7 @@ def plot_codebook_use(counts, path) -> Path:
     share = counts / max(counts.sum(), 1)
     used = np.count_nonzero(counts)
     perplexity = np.exp(-np.sum(share[:used] * np.log(share[:used])))
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    figure = _new_figure(6, 3.2)
     axis = figure.subplots()
     axis.fill_between(np.arange(1, used + 1), share[:used], step="mid", alpha=0.6)
     axis.axhline(1 / len(counts), color=ORIGINAL, ls="--", lw=0.8, label="even use of all codes")
@@ -103,7 +100,7 @@ def plot_confusion(confusion, answers, path, title: str = "") -> Path:
         confusion = confusion[:, :-1]
     columns = [*answers, "none of them"][: confusion.shape[1]]
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(2.2 + 0.8 * len(columns), 1.6 + 0.7 * len(answers)), layout="constrained")
+    figure = _new_figure(2.2 + 0.8 * len(columns), 1.6 + 0.7 * len(answers))
     axis = figure.subplots()
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(confusion):
@@ -127,16 +124,16 @@ def plot_answers(table, answers, eeg, channels, places, path, title: str = "", m
     channels, places, seconds = channels[::step], places[::step], eeg.shape[1] / RATE
     unit, name = next((unit, name) for unit, name, longest in TIMES if seconds <= longest)
     heights = [0.45] * len(answers) + [0.5 + 0.3 * len(channels)]
-    figure = Figure(figsize=(14, 1 + sum(heights)), layout="constrained")
+    figure = _new_figure(14, 1 + sum(heights))
     *rows, below = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     group = -(-len(table) // COLUMNS)
-    for row, answer, colour in zip(rows, answers, cycle(TABLEAU_COLORS), strict=False):
+    for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
         parts = [table[i : i + group] for i in range(0, len(table), group)]
         starts = np.array([part["start"].iloc[0] for part in parts] + [table["stop"].iloc[-1]])
         stops = np.minimum([part["stop"].iloc[-1] for part in parts], starts[1:])
         edges = np.append(np.column_stack([starts[:-1], stops]).ravel(), starts[-1]) / unit  # a gap where none is
         values = np.column_stack([[part[f"p_{answer}"].mean() for part in parts], np.full(len(parts), np.nan)]).ravel()
-        row.stairs(values, edges, fill=True, color=colour, alpha=0.75)
+        row.stairs(values, edges, fill=True, color=f"C{number}", alpha=0.75)
         row.axhline(1 / len(answers), color=ORIGINAL, ls=":", lw=0.8)
         row.set(ylim=(0, 1), yticks=(0, 1))
         row.tick_params(axis="y", labelsize=7)
@@ -169,7 +166,13 @@ def _envelope(signal, most: int):
     return (np.arange(len(parts)) + 0.5) * group / RATE, parts.min(1), parts.max(1)
 
 
-def _save(figure: Figure, path) -> Path:
+def _new_figure(width: float, height: float):
+    from matplotlib.figure import Figure  # not at the top: most that import this module draw late or never
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure, path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

@@ -9,6 +9,7 @@ import numpy as np
 from dataset.tasks import BINARY_METRICS, MULTICLASS_METRICS, TWO_CLASS_ONLY
 
 REPLICATES = 1000
+ANSWERING = ("score", "score_sum", "score_per_token", "generate")  # ways to get probabilities, see `make_predict`
 
 
 def primary_metric(n_classes: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from errors import UserError, check_file
 
@@ -158,7 +159,7 @@ def build(make: Callable[[], torch.nn.Module], state: dict, source: str) -> torc
     """
     _check_stored(state, source)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Valueless():
             sketch = make()
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{source}: no model has such sizes ({str(error).splitlines()[0]})") from None
@@ -166,6 +167,13 @@ def build(make: Callable[[], torch.nn.Module], state: dict, source: str) -> torc
     model = make()
     load_strictly(model, state, source)
     return model
+
+
+class _Valueless(TorchFunctionMode):
+    """Draws and scales no values: where there is no memory for them, PyTorch imports its compiler to do so, seconds."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return None if function.__name__ in ("normal_", "div_") else function(*args, **(kwargs or {}))
 
 
 def _check_stored(state: dict, source: str) -> None:

@@ -67,19 +67,19 @@ def test_evaluating_an_official_checkpoint(official, tmp_path, monkeypatch, more
     words += ["--out_dir", tmp_path, "--device", "cpu", "--num_workers", 0, "--cache_features", cache, *more]
     train_instruction.main(train_instruction.get_args([*map(str, words)]))
     (path,) = set(cache.glob("*/*.npy")) - before
-    features = torch.from_numpy(np.load(path)).view(reference.batch, reference.n, -1)
+    features = torch.from_numpy(np.load(path)["features"]).view(reference.batch, reference.n, -1)
     reference.check(f"vq/{tag}/encoder_features", features)
 
 
 @TAGS
 def test_predicting_with_an_official_checkpoint(official, tmp_path, monkeypatch, more, tag):
     reference, folder = official
-    monkeypatch.setattr(predict, "QUESTION_TOKENS", reference.cases["padded_length"])
+    monkeypatch.setattr("training.padding.QUESTION_TOKENS", reference.cases["padded_length"])
     channels, seconds = reference.cases["channels"], reference.cases["seconds"]
     x = reference.eeg("full")["x"].numpy()  # the windows of one recording, one after another
     eeg = x.reshape(-1, len(channels), 200).swapaxes(0, 1).reshape(len(channels), -1) * np.float32(100)
     clean = CleanEEG(tuple(channels), eeg, 0.1, 75.0, 50.0, (), ())
-    monkeypatch.setattr(predict, "load_recording", lambda *about, **more: clean)
+    monkeypatch.setattr("dataset_maker.machinery.preprocessing.load_recording", lambda *about, **more: clean)
     words = ["r.edf", "--NeuroLM_path", folder / "released.pt", "--tasks", "TUAB", "--untrained", "--window", seconds]
     predict.main(predict.get_args([*map(str, words), "--out_dir", str(tmp_path), "--device", "cpu", *more]))
     with np.load(tmp_path / "r_TUAB_features.npz") as saved:

@@ -116,7 +116,7 @@ def test_an_evaluation_and_a_prediction_say_and_record_it(asked, tmp_path, monke
     assert question.trained == (name == "learnt")
     eeg = np.random.default_rng(0).normal(0, 30, (1, 1600)).astype(np.float32)
     clean = CleanEEG(("C3",), eeg, 0.1, 75.0, 50.0, (), ())
-    monkeypatch.setattr(predict, "load_recording", lambda *about, **more: clean)
+    monkeypatch.setattr("dataset_maker.machinery.preprocessing.load_recording", lambda *about, **more: clean)
     for answer_by in ("score", "score_per_token"):
         words = ["r.edf", "--NeuroLM_path", path, "--tasks", asked / "long.yaml", "--window", 4, "--device", "cpu"]
         words += ["--out_dir", tmp_path / answer_by, "--answer_by", answer_by, "--untrained"]

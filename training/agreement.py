@@ -18,7 +18,8 @@ _KINDS = {
     # schedule and optimizer: the new values hold from here on
     "applied": """epochs warmup_epochs warmup_ratio max_steps batch_size eeg_batch_size text_batch_size update_freq
         gradient_accumulation_steps learning_rate lr min_lr decay_lr weight_decay beta1 beta2 opt opt_betas opt_eps
-        layer_decay grad_clip clip_grad ema_decay model_ema_decay revive_dead_codes dtype""",
+        layer_decay grad_clip clip_grad ema_decay model_ema_decay revive_dead_codes dtype
+        cache_half""",
     # places, which may move: what they hold is compared, as one of INPUTS
     "content": """dataset_dir datasets dataset text_dir tasks tokenizer_path tokenizer_weight NeuroLM_path finetune""",
     # read where a run starts, and not by one that goes on

@@ -9,28 +9,9 @@ import math
 
 from model.neurolm import LM_SIZES
 from training.agreement import CHANGEABLE
+from training.numbers import at_least, minutes, natural, nonnegative, positive, share
 from utils import DTYPES, OPTIMIZERS
 
-
-def at_least(least, below=math.inf):
-    """An argparse type: a number of the kind of `least`, neither under it nor `below` or above."""
-    kind = type(least)
-
-    def parse(text: str):
-        number = kind(text)
-        if not least <= number < below:
-            raise argparse.ArgumentTypeError(f"{text} is not in the range {least} <= number < {below}")
-        return number
-
-    parse.__name__ = kind.__name__  # argparse says "invalid int value"
-    return parse
-
-
-positive = at_least(1)
-natural = at_least(0)
-nonnegative = at_least(0.0)
-share = at_least(0.0, below=1.0)
-minutes = at_least(0.01, below=1e5)
 switch = argparse.BooleanOptionalAction
 LR_HELP = "its largest value, after the warm-up"
 
@@ -63,6 +44,12 @@ def add_trust_flags(flag):
     flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
     return flag
+
+
+def add_cache_flags(flag):
+    """To the group data of the scripts that train on a frozen tokenizer."""
+    flag("--cache_features", metavar="DIR", help="keep what the frozen tokenizer makes of the windows, for later runs")
+    flag("--cache_half", action=switch, default=False, help="in float16, each value off by 0.05 %% at most")
 
 
 def add_language_model_flags(flag, starts: tuple[str, ...], options: str):

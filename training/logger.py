@@ -8,7 +8,6 @@ import sys
 import uuid
 from pathlib import Path
 
-from matplotlib.image import imread
 from tqdm import tqdm
 
 from errors import UserError
@@ -86,6 +85,8 @@ class Logger:
 
             self.wandb.log({name: wandb.Image(str(path))}, step=step)
         if self.board:
+            from matplotlib.image import imread
+
             self.board.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
 
     def flush(self) -> int:

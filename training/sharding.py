@@ -5,8 +5,6 @@ import warnings
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from errors import UserError
 
@@ -17,6 +15,8 @@ def shard(model: nn.Module, run) -> nn.Module:
     A block is a module in a list of modules. Returns the same modules without values, for `filled_copy`. Raises
     UserError for fp16, whose loss scale the shards cannot agree on.
     """
+    from torch.distributed.fsdp import fully_shard  # a second that only sharded runs spend
+
     if run.dtype == torch.float16:
         raise UserError("--fsdp does not go with --dtype float16: take bfloat16 or float32")
     # blocks return keys and values, which are views; nobody writes into them
@@ -34,7 +34,12 @@ def shard(model: nn.Module, run) -> nn.Module:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    return isinstance(model, FSDPModule)
+    return any(map(_in_shards, model.parameters()))
+
+
+def _in_shards(value) -> bool:
+    """Whether this is a DTensor."""
+    return hasattr(value, "full_tensor")
 
 
 def filled_copy(template: nn.Module, model: nn.Module, device) -> nn.Module:
@@ -48,7 +53,7 @@ def filled_copy(template: nn.Module, model: nn.Module, device) -> nn.Module:
 
 def whole(value):
     """A tensor with its shards put together; every process must call this."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return value.full_tensor() if _in_shards(value) else value
 
 
 def whole_state(state, keep: bool):
@@ -56,7 +61,7 @@ def whole_state(state, keep: bool):
     this. The others get None where a tensor was sharded."""
     if isinstance(state, dict):
         return {name: whole_state(value, keep) for name, value in state.items()}
-    if not isinstance(state, DTensor):
+    if not _in_shards(state):
         return state
     tensor = state.full_tensor()
     return tensor.cpu() if keep else None
@@ -68,8 +73,10 @@ def sharded_like(state: dict, target: dict) -> dict:
 
 
 def _shard_like(value, target):
-    if not (isinstance(target, DTensor) and isinstance(value, torch.Tensor) and value.shape == target.shape):
+    if not (_in_shards(target) and isinstance(value, torch.Tensor) and value.shape == target.shape):
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
 
 

@@ -22,9 +22,15 @@ NEWEST = "ckpt.pt"  # the checkpoint that a run continues from
 BEST = "ckpt-best.pt"  # the model of the epoch with the best validation
 
 
-def start_script(args) -> Run:
-    """The run of a training script; where it has several processes they watch one another."""
-    return start_run(args.device, args.dtype, args.seed, args.timeout_minutes, Watch)
+def start_script(args, newest: Path) -> Run:
+    """The run of a training script; where it has several processes they watch one another. newest: the checkpoint that
+    it continues from, if it is there, in whose precision a CPU goes on."""
+
+    def began() -> str | None:
+        config = read_checkpoint(newest).get("config") if args.resume and newest.is_file() else None
+        return str(config.get("dtype")) if isinstance(config, dict) else None
+
+    return start_run(args.device, args.dtype, args.seed, args.timeout_minutes, Watch, began)
 
 
 def start_training(raw_model, run: Run, args, out_dir: Path, loader: Loader, *, steps: int, warmup_steps: int,

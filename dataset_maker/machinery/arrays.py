@@ -1,7 +1,7 @@
 """EEG in plain arrays, which say neither their rate nor their unit: CSV, NumPy and MATLAB files. C channels, T samples.
 
 A CSV has a header row of channel names and a row a sample. The others hold one array (C, T) or (T, C) and no names.
-Nothing is unpickled.
+Nothing is unpickled. Libraries are imported where a kind of file needs them: --help has to answer at once.
 """
 
 import argparse
@@ -13,16 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
-import mne
 import numpy as np
-import pandas as pd
-import scipy.io
 
 from errors import UserError
 
 NAMELESS = (".npy", ".npz", ".mat")
 ARRAYS = (".csv", ".csv.gz", *NAMELESS)
+SUFFIXES = (".cnt", ".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif")  # of recordings, which MNE reads
 UNITS = {"uV": 1.0, "mV": 1e3, "V": 1e6}  # in uV
 MAT_CLASSES = ("double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 TIME = re.compile(r"(time|timestamp|t|sample|index)?s?[\W_]*(s|sec|seconds|ms|us|number|index)?\W*", re.IGNORECASE)
@@ -87,7 +84,7 @@ def stem_of(path) -> str:
     return re.sub(r"(\.csv\.gz|(?<!^)\.[^.]*)$", "", path.name, flags=re.IGNORECASE)
 
 
-def read_array(path, known: ArrayFormat | None) -> mne.io.BaseRaw:
+def read_array(path, known: ArrayFormat | None):
     """The array in a file as an MNE recording. What is worth a note is a RuntimeWarning. Raises UserError with the
     reason where the array is not what `known` says."""
     path = Path(path)
@@ -105,8 +102,10 @@ def read_array(path, known: ArrayFormat | None) -> mne.io.BaseRaw:
     return as_mne(data, names, known)
 
 
-def as_mne(data, names, known: ArrayFormat) -> mne.io.BaseRaw | mne.BaseEpochs:
+def as_mne(data, names, known: ArrayFormat):
     """An array (C, T) as an MNE recording, (E, C, T) as epochs; names: of its C channels."""
+    import mne  # not at the top: predict.py --help need not wait for it
+
     data = np.array(data, dtype=np.float64)  # a copy of what may be mapped
     data *= known.unit * 1e-6
     info = mne.create_info(list(names), known.rate, "eeg")
@@ -115,6 +114,8 @@ def as_mne(data, names, known: ArrayFormat) -> mne.io.BaseRaw | mne.BaseEpochs:
 
 def _read_csv(path, rate) -> tuple[list[str], np.ndarray]:
     """Names of the channels, and their samples (C, T) without a column of time."""
+    import pandas as pd
+
     with _open_text(path) as file:
         header = file.readline()
         delimiter = max(",;\t", key=header.count)
@@ -168,6 +169,9 @@ def _check_time(column, name, rate) -> None:
 
 def _find(path, channels, variable) -> np.ndarray:
     """The array (2-D, numeric) of a NumPy or MATLAB file, the only one with so many channels or the one named."""
+    import h5py
+    import scipy.io
+
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a false shape cannot fill the memory

@@ -21,7 +21,6 @@ from dataset_maker.machinery.limits import bounded_memory, forget, make_room
 from errors import UserError, check_file, described
 
 LOW, HIGH = 0.1, 75.0  # Hz, the band of both papers
-SUFFIXES = (".cnt", ".edf", ".bdf", ".gdf", ".vhdr", ".set", ".fif")
 RATES = (20.0, 50_000.0)  # Hz: of amplifiers for EEG; the filters of others would fill the memory
 BLOCK_BYTES = 2**28  # of float64 signal in memory at once; and of clean EEG, where a scratch file can hold it
 
