@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from einops import rearrange
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
@@ -21,10 +22,12 @@ from dataset.checks import check_eeg
 from dataset.tasks import Task
 from dataset.text import load_tokenizer
 from dataset.windows import MICROVOLTS, RATE
+from dataset_maker.machinery.preprocessing import CleanEEG
 from errors import UserError
 from evaluation.adapters import LaBraMAdapter, NeuroLMAdapter, read_labram, resample, to_patches
 from evaluation.inference import ask
 from evaluation.metrics import most_likely
+from evaluation.reading import Cut
 from model.labram import Classifier, class_loss, model_state, parameter_groups
 from model.neurolm import NeuroLM
 from model.weights import read_checkpoint
@@ -109,7 +112,8 @@ class _Classifier(ClassifierMixin, _Estimator):
         if len(self.classes_) < 2:
             raise UserError(f"all {len(y)} labels are {self.classes_.tolist()}: two classes are needed at least")
         self.task_ = Task("fit", getattr(self, "question", ""), tuple(map(str, self.classes_)))
-        samples = self._samples(X, labels)
+        about = ({"label": label, "task": self.task_, "file": "array"} for label in labels.tolist())
+        samples = [window | more for window, more in zip(self._windows(X), about, strict=True)]
         with _aside():
             run = self._run(self.seed)
             seed_everything(run.seed)
@@ -135,24 +139,24 @@ class _Classifier(ClassifierMixin, _Estimator):
                 trainer.backward({"class": loss})
                 trainer.update()
 
-    def _samples(self, X, labels=None) -> list[dict]:
-        """Windows as in `dataset.windows.Windows`, with the task. Raises UserError for what the model cannot embed."""
-        eeg = to_patches(resample(self._microvolts(X), self.sfreq)).flatten(2).numpy() / np.float32(MICROVOLTS)
-        rows, seconds = channel_rows(self.ch_names), eeg.shape[2] // RATE
+    def _windows(self, X) -> Cut:
+        """The windows at 200 Hz, in whole seconds. Raises UserError for what the model cannot embed."""
+        eeg = to_patches(resample(self._microvolts(X), self.sfreq))  # (n, C, S, 200)
+        rows, seconds = channel_rows(self.ch_names), eeg.shape[2]
         beyond = [name for name, row in zip(self.ch_names, rows, strict=True) if row >= self.reads.max_rows]
         if beyond or seconds > self.reads.max_seconds:
             channels = f"without {', '.join(beyond)}" if beyond else "of these channels"
             raise UserError(f"windows of {seconds} s: the model reads {self.reads.max_seconds} s at most, {channels}")
-        labels = [-1] * len(eeg) if labels is None else labels.tolist()
-        about = {"rows": rows, "file": "array", "task": self.task_}
-        return [about | {"eeg": x, "label": labels[i], "index": i} for i, x in enumerate(eeg)]
+        joined = rearrange(eeg, "n c s p -> c (n s p)").numpy()
+        clean = CleanEEG(tuple(self.ch_names), joined, low=0.0, high=RATE / 2, notch=0.0, events=(), notes=())
+        return Cut(clean, clean.channels, range(0, joined.shape[1], seconds * RATE), seconds)
 
     def predict_proba(self, X):
         """X (n, C, T) -> probabilities (n, classes) float64."""
         check_is_fitted(self)
         run = self._run(self.seed)
         model = self.model_.to(run.device)
-        probabilities, _ = ask(model, self.task_, self._samples(X), self.batch_size, run)
+        probabilities, _ = ask(model, self.task_, self._windows(X), self.batch_size, run)
         model.cpu()
         return probabilities
 

@@ -80,7 +80,7 @@ def base_state(path, names) -> dict:
     """The tensors `names` of a model in the checkpoint that it started from, LaBraM's also from its masked model."""
     checkpoint = read_checkpoint(path, whole=False)
     if ADAPTS in checkpoint:
-        raise UserError(f"{path} holds adapters alone: merge them first, python -m training.tuning {path} MERGED")
+        raise UserError(f"{path} holds adapters alone: merge them first, python export.py {path} merged.pth")
     state = stored_state(checkpoint)
     return {name: state[name if name in state else f"student.{name}"] for name in names}
 

@@ -27,6 +27,8 @@ RUN = Run(0, 1, torch.device("cpu"), torch.float32, seed=0)
 LM_PARTS, LABRAM_PARTS = "attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj", "attn.qkv attn.proj mlp.fc1 mlp.fc2"
 LM_LAYERS = [f"GPT2.transformer.h.{i}.{layer}" for i in range(2) for layer in LM_PARTS.split()]
 LABRAM_LAYERS = [f"blocks.{i}.{layer}" for i in range(2) for layer in LABRAM_PARTS.split()]
+FLAGS = {"model": "labram_tiny_patch200_200", "qkv_bias": False, "layer_scale_init_value": None}
+ABOUT = {"args": FLAGS, "classes": ["a", "b", "c"]}
 LM_HEAD = {"GPT2.transformer.ln_f.weight", "GPT2.transformer.ln_f.bias", "GPT2.lm_head.weight"}
 HEAD = {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
 EXPECTED = {
@@ -100,7 +102,7 @@ def test_what_trains_is_said(system, how, tmp_path, capsys):
 @pytest.mark.parametrize("system", ["lm", "labram"])
 def test_merged_adapters_give_the_same_logits(system, tmp_path):
     model, adapted = make(system), tmp_path / "adapted.pt"
-    base = {"model": model.state_dict()} | (model.config_args() if system == "lm" else {})
+    base = {"model": model.state_dict()} | (model.config_args() if system == "lm" else ABOUT)
     write_checkpoint(base, tmp_path / "base.pt")
     before = logits(model)
     adapts = tune(model, "lora", 4, RUN, tmp_path / "base.pt")
@@ -110,7 +112,7 @@ def test_merged_adapters_give_the_same_logits(system, tmp_path):
             torch.nn.init.normal_(value, std=0.2)
     trained = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
     write_checkpoint(base | adapts | {"model": trained, "optimizer": {}}, adapted)
-    run_script("-m", "training.tuning", adapted, tmp_path / "merged.pt")
+    run_script("export.py", adapted, tmp_path / "merged.pt")
     merged = read_checkpoint(tmp_path / "merged.pt", whole=False)
     assert not {ADAPTS, "optimizer"} & merged.keys()
     plain = NeuroLM.load(tmp_path / "merged.pt") if system == "lm" else make(system)
@@ -160,7 +162,7 @@ def test_adapters_alone_are_saved_and_resumed(script, tmp_path, monkeypatch):
     load_model(Classifier if path == "--finetune" else NeuroLM, best)  # as predict.py does
     results = [json.loads(file.read_text())["results"] for file in (evaluated, newest.parent / "results.json")]
     assert results[0][0]["metrics"] == pytest.approx(results[1][0]["metrics"], abs=1e-6)
-    with pytest.raises(UserError, match="holds adapters alone: merge them first, python -m training.tuning"):
+    with pytest.raises(UserError, match="holds adapters alone: merge them first, python export.py"):
         train(tmp_path / "c", *lora, path, best)
 
 

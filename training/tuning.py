@@ -1,19 +1,16 @@
 """What trains of a model: all of it, its head (a linear probe), or adapters of low rank in its blocks (LoRA, Hu 2022).
 
-python -m training.tuning runs/TUAB/checkpoint-best.pth merged.pth     # adapters and what they adapt, as one model
-
-Checkpoints of LoRA hold what trains alone, and where the rest is: `model.weights.read_checkpoint` puts both together.
+Checkpoints of LoRA hold what trains alone, and where the rest is: `model.weights.read_checkpoint` puts both together,
+`python export.py CHECKPOINT merged.pth` writes that as a plain checkpoint.
 """
 
-import argparse
 import re
 from collections import Counter
 from pathlib import Path
 
-import errors
+from errors import UserError
 from model.labram import FRESH
-from model.weights import ADAPTS, base_state, hash_state, read_checkpoint
-from training.checkpoints import write_checkpoint
+from model.weights import ADAPTS, base_state, hash_state
 
 TUNINGS = ("full", "lora", "probe")
 # the linear layers of NeuroLM's language model and of LaBraM's backbone
@@ -30,8 +27,10 @@ def tune(model, how: str, rank: int, run, base=None) -> dict:
     """
     adapts = {}
     if how not in TUNINGS or (how == "lora" and base is None):
-        raise errors.UserError(f"--tune {how}: take one of {', '.join(TUNINGS)}; lora adapts trained weights, which "
-                               "--finetune or --init_from NeuroLM gives")  # fmt: skip
+        raise UserError(
+            f"--tune {how}: take one of {', '.join(TUNINGS)}; lora adapts trained weights, which --finetune or "
+            "--init_from NeuroLM gives"
+        )
     if how == "probe":
         model.freeze_backbone()
     if how == "lora":
@@ -51,14 +50,3 @@ def tune(model, how: str, rank: int, run, base=None) -> dict:
         f" parameters: {'all' if how == 'full' else ', '.join(f'{count} {name}' for name, count in kinds.items())}"
     )
     return adapts
-
-
-def get_args(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m training.tuning", description=__doc__)
-    parser.add_argument("checkpoint", help="written with --tune lora")
-    parser.add_argument("merged", help="the file to write: a plain checkpoint of the whole model")
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    errors.run(lambda args: write_checkpoint(read_checkpoint(args.checkpoint), args.merged), get_args)
