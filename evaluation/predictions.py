@@ -101,5 +101,6 @@ def write_summary(rows: list[dict], out_dir: Path) -> tuple[Path, str]:
     table = pd.DataFrame(rows).convert_dtypes()
     path = Path(f"{unused(out_dir / 'summary')}.csv")
     table.to_csv(path, index=False, float_format="%.6g")
-    short = table.assign(recording=table["recording"].str[-44:], refused=table["refused"].str[:60])
-    return path, short.to_string(index=False, na_rep="", float_format="{:.3f}".format, justify="left")
+    short = table.astype(object).fillna("")
+    short = short.assign(recording=short["recording"].str[-44:], refused=short["refused"].str[:60])
+    return path, short.to_string(index=False, float_format="{:.3f}".format, justify="left")
