@@ -2,6 +2,7 @@
 # make demo RAW=/path/to/eegmat     the same on the real recordings
 # make test                         the tests
 # make lint                         the linter
+# make bench                        the tables of docs/performance.md: each hot path against the plain way
 # Each sets up .venv by itself; all it needs is Python 3.11 or later.
 # make adapters                     the encoders in NeuralBench, braindecode and OpenEEGBench (Python 3.12, 6 GB)
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 ADAPTERS := .venv-adapters
 
-.PHONY: demo test lint adapters clean
+.PHONY: demo test lint bench adapters clean
 
 $(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -28,6 +29,10 @@ test: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
+
+# one thread, size B, about 15 minutes and 16 GB of memory; BENCH="--size tiny" for a look
+bench: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/bench.py --json bench.json --markdown docs/performance.md $(BENCH)
 
 # not part of .venv: these packages bring torchvision, which breaks transformers there
 $(ADAPTERS)/.installed: requirements-adapters.txt
