@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +18,23 @@ from benchmarks import plain
 from dataset.batches import QuestionCollate, collate_eeg, collate_montage, collate_prediction
 from dataset.channels import TUH_CHANNELS
 from dataset.recordings import Recording
-from dataset.tasks import TASKS, Task
+from dataset.tasks import TASKS
 from dataset.text import load_tokenizer
 from dataset.windows import RATE, Windows
 from dataset_maker.machinery.corpus import write_h5
+from evaluation.inference import ask_all
 from model.labram import CLASSIFIERS, Classifier, class_loss
 from model.labram_masked import MASKED_MODELS, MaskedModel, masked_prediction
 from model.neurolm import TEXT_ROWS, NeuroLM
 from model.quantizer import Quantizer
 from model.vq import VQ_SIZES, VQ_Align
 from model.vqnsp import TOKENIZERS, VQNSP
+from training.feature_cache import read_codes
 from training.loading import to_device
 
 ROOT = Path(__file__).resolve().parents[1]
 MONTAGE = 32  # channels of the windows of stages 1 and 2
+TOKENS, FEW = (256, 512, 1024), (64,)  # of these windows, and at size tiny
 MIX = {"TUAB": (23, 10), "TUEV": (23, 5), "SEED": (62, 4), "HMC": (4, 30), "Workload": (19, 4), "TUSL": (23, 10)}
 LABRAM = {"tiny": ("tiny", "tiny_decoder_1x100x2"), "B": ("base", "base_decoder_3x200x12"),
           "L": ("large", "large_decoder_3x200x24"), "XL": ("huge", "large_decoder_3x200x24")}  # fmt: skip
@@ -77,28 +81,25 @@ def stage_1(way, size, run):
 
 
 def stage_2(way, size, run):
-    vq, model, window = *make_neurolm(size, run), 128 if size == "tiny" else plain.WINDOW
+    vq, model = make_neurolm(size, run)
+    window = 128 if size == "tiny" else plain.WINDOW
+    samples = {tokens: make_windows((MONTAGE, tokens // MONTAGE)) for tokens in (FEW if size == "tiny" else TOKENS)}
     folder = tempfile.TemporaryDirectory()
-
-    def cached(batch):
-        """Codes and features from a file, which is written at the first call."""
-        path = Path(folder.name, f"{batch['tokens_eeg']}.npz")
-        if not path.exists():
-            codes, features = vq.tokenize(batch)
-            np.savez(path, codes=codes.cpu(), features=features.cpu())
-        return (torch.from_numpy(values).to(run.device) for values in np.load(path).values())
+    for tokens, (sample,) in samples.items() if way == "cached" else ():  # as --cache_features does once
+        made = read_codes(to_device(collate_prediction([sample]), run.device), vq, model)
+        np.savez(Path(folder.name, f"{tokens}.npz"), **{name: made[name][0].cpu() for name in ("features", "codes")})
 
     def work(tokens):
-        samples, words = make_windows((MONTAGE, tokens // MONTAGE)), make_words(tokens)
+        chosen, words = samples[tokens], make_words(tokens)
         if way == "plain":
-            batch = to_device(plain.collate(samples, window), run.device)
+            batch = to_device(plain.collate(chosen, window), run.device)
             plain.add_codes(vq, batch, MONTAGE)
             text = to_device(plain.collate_text(words), run.device)
             return [plain.language_loss(model, batch), plain.language_loss(model, text)]
-        batch = to_device(collate_prediction(samples), run.device)
-        codes, features = (cached if way == "cached" else vq.tokenize)(batch)
-        batch["features"] = model.encode(batch, features)
-        batch["target"] = codes.flatten()[batch["target_position"]] + TEXT_ROWS
+        if way == "cached":
+            chosen = [sample | dict(np.load(Path(folder.name, f"{tokens}.npz"))) for sample in chosen]
+        batch = read_codes(to_device(collate_prediction(chosen), run.device), vq, model)
+        batch["target"] = batch["codes"].flatten()[batch["target_position"]] + TEXT_ROWS
         sums = model(eeg=batch, text=to_device(words, run.device))
         return [sums["eeg"]["loss"], sums["text"]["loss"]]
 
@@ -125,15 +126,14 @@ def stage_3(way, size, run):
 
 def answering(way, size, run):
     model, tokenizer = make_neurolm(size, run)[1].eval(), load_tokenizer()
+    model.GPT2.lm_head.weight.data.mul_(10)  # else any answer of random weights is as likely as any other
 
-    def work(windows, answers):
-        task = Task("events", TASKS["TUEV"].question, TASKS["TUEV"].answers[:answers], lettered=True)
-        prompt, options = task.prompt(tokenizer), task.options(tokenizer)
+    def work(windows, questions, answers):
+        tasks = [replace(TASKS["TUEV"], answers=TASKS["TUEV"].answers[:answers])] * questions
         samples = make_windows(*[MIX["TUEV"]] * windows)
         if way == "plain":
-            return plain.score_answers(model, samples, prompt, options, run.device)
-        batch = collate_eeg(samples) | {"tokens": torch.tensor([prompt] * windows)}
-        return model.score_answers(to_device(batch, run.device), options)
+            return [plain.answer(model, samples, task, tokenizer, run.device) for task in tasks]
+        return ask_all(model, [(task, "score_per_token") for task in tasks], samples, windows, run)[0]
 
     return None, work
 

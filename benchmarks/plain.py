@@ -164,13 +164,13 @@ def likelihoods(model, samples, ids, device):
     return scores[:, QUESTION_EEG : QUESTION_EEG + len(ids), :ANSWER_IDS].log_softmax(-1)
 
 
-def score_answers(model, samples, prompt, options, device):
-    """As `NeuroLM.score_answers`: (B, number of options)."""
-    totals = []
-    for option in options:
+def answer(model, samples, task, tokenizer, device):
+    """Probability of each answer by its log-likelihood per token: (B, number of answers)."""
+    prompt, scores = task.prompt(tokenizer), []
+    for option in task.options(tokenizer):
         rows = likelihoods(model, samples, prompt + option, device)[:, len(prompt) - 1 : -1]
-        totals.append(rows[:, range(len(option)), option].sum(1))
-    return torch.stack(totals, 1)
+        scores.append(rows[:, range(len(option)), option].mean(1))
+    return torch.stack(scores, 1).softmax(1)
 
 
 def generate(model, samples, prompt, new_tokens, device):
