@@ -11,9 +11,10 @@ from dataset.tasks import TASKS
 from errors import UserError
 from evaluation.inference import load_model
 from model.neurolm import NeuroLM
-from model.weights import read_checkpoint
+from model.vq import VQ_Align
 from training.checkpoints import check_progress, load_scaler, write_checkpoint
 from training.sharding import load_optimizer
+from utils import decay_groups, make_optimizer
 
 ROW = asdict(TASKS["TUAB"]) | {"dataset": None, "seconds": 4, "channels": ["C3"]}
 BAD_TASKS = {
@@ -74,6 +75,7 @@ def test_damaged_optimizers_and_scales():
 
 def test_a_run_whose_checkpoint_has_lost_its_step(refused, untrained, tmp_path):
     newest = tmp_path / "out" / "checkpoints" / "VQ" / "ckpt.pt"
-    model = read_checkpoint(stages.reference(untrained, "vq") / "ckpt.pt")["model"]
-    write_checkpoint({"model": model, "optimizer": {}}, newest)
+    model = VQ_Align.load(stages.reference(untrained, "vq") / "ckpt.pt")
+    optimizer = make_optimizer(decay_groups(model, 0.0), 1e-3, (0.9, 0.999), torch.device("cpu"))
+    write_checkpoint({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, newest)
     refused("vq", [], newest, "iter_num = None", "--no-resume")

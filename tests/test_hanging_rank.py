@@ -8,6 +8,7 @@ import time
 import pytest
 from processes import fork_processes
 
+from training.watch import Watch
 from utils import start_run
 
 MINUTES = 0.05
@@ -17,7 +18,7 @@ STEPS = 4
 def work(hang, log):
     """Steps of which the last is never reached when `hang(rank)` never returns."""
     os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
-    run = start_run("cpu", timeout_minutes=MINUTES)
+    run = start_run("cpu", timeout_minutes=MINUTES, make_watch=Watch)
     for step in range(STEPS):
         run.arrive(step)
         run.any(False)

@@ -13,6 +13,7 @@ from test_predict import LABRAM, made, run_predict  # noqa: F401 - made is a fix
 
 import predict
 from dataset_maker.machinery import preprocessing
+from dataset_maker.machinery.arrays import SUFFIXES
 from dataset_maker.machinery.preprocessing import load_recording
 from errors import UserError
 from evaluation.figures import plot_answers
@@ -104,7 +105,7 @@ def test_numbers_that_mean_nothing(made, tmp_path, capsys, flag, value):  # noqa
 
 def test_what_is_found(tmp_path):
     raw = touch(tmp_path / "raw", "a.edf", "a.bdf", "b/a.EDF", "b/x.csv", "b/.hidden.edf", "b/readme.txt")
-    suffixes = preprocessing.SUFFIXES
+    suffixes = SUFFIXES
 
     def names(given):
         found = find_recordings(given, suffixes)

@@ -41,14 +41,14 @@ def hold_folder(folder: Path, run) -> "FolderLock | None":
 
 
 class FolderLock:
-    """Held as long as this object lives, at most as long as its process."""
+    """Held until `release()`, as long as this object lives, at most as long as its process."""
 
     def __init__(self, folder: Path):
         """Makes the folder. Raises UserError naming the holder where another run has it, and where it cannot write."""
         make_folder(folder)
         path, text, left = folder / "run.lock", json.dumps(_this_process()), threading.Event()
         _acquire(path, text)
-        weakref.finalize(self, _release, path, text, left, os.getpid())
+        self.release = weakref.finalize(self, _release, path, text, left, os.getpid())
         threading.Thread(target=_beat, args=(path, text, left), daemon=True).start()
 
 

@@ -60,27 +60,33 @@ def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path
     extra has the `inputs` of `describe_inputs`: with the flags they are held against the checkpoint.
     """
     lock = hold_folder(checkpoint.parent, run)  # before anything there is read or written
-    precision = {"dtype": str(run.dtype).removeprefix("torch.")}  # not "auto"
-    about = {"config": public_config(args) | precision, **provenance(), **extra}
-    before = read_checkpoint(checkpoint, whole=False) if args.resume and checkpoint.is_file() else {}
-    if before:
-        about["config"], said = agree(about, before, checkpoint, args.allow_changed)
-        for line in said:
-            run.say(line)
-    trainer = Trainer(
-        raw_model, run, optimizer, rates, loader, Checkpoints(checkpoint, args.keep), about, template=template,
-        grad_clip=grad_clip, ema_decay=ema_decay, compile=args.compile, log_interval=args.log_interval,
-        save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
-        save_ckpt_freq=args.save_ckpt_freq,
-    )  # fmt: skip
-    trainer.lock = lock
-    log_lines = trainer.resume() if before else 0
-    about["history"] = history(about, before, trainer.step)  # about: what the checkpoints will hold
-    wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}
-    trainer.logger = Logger(
-        checkpoint.parent, run, about, len(rates), trainer.step, log_lines, wandb if args.wandb_log else None, log_dir
-    )
-    return trainer
+    try:
+        precision = {"dtype": str(run.dtype).removeprefix("torch.")}  # not "auto"
+        about = {"config": public_config(args) | precision, **provenance(), **extra}
+        before = read_checkpoint(checkpoint, whole=False) if args.resume and checkpoint.is_file() else {}
+        if before:
+            about["config"], said = agree(about, before, checkpoint, args.allow_changed)
+            for line in said:
+                run.say(line)
+        trainer = Trainer(
+            raw_model, run, optimizer, rates, loader, Checkpoints(checkpoint, args.keep), about, template=template,
+            grad_clip=grad_clip, ema_decay=ema_decay, compile=args.compile, log_interval=args.log_interval,
+            save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
+            save_ckpt_freq=args.save_ckpt_freq,
+        )  # fmt: skip
+        trainer.lock = lock
+        log_lines = trainer.resume() if before else 0
+        about["history"] = history(about, before, trainer.step)  # about: what the checkpoints will hold
+        wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}
+        trainer.logger = Logger(
+            checkpoint.parent, run, about, len(rates), trainer.step, log_lines, wandb if args.wandb_log else None,
+            log_dir,
+        )  # fmt: skip
+        return trainer
+    except BaseException:
+        if lock:
+            lock.release()  # the trainer, and what else is in the traceback, may live on
+        raise
 
 
 def stage_folder(args, name: str) -> Path:

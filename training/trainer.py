@@ -242,11 +242,11 @@ class Trainer:
         state = read_checkpoint(path, whole=False)
         model, optimizer = parts(state, ("model", "optimizer"), str(path), CURE)
         self._load(self.raw_model, model, path)
-        check_progress(state, str(path))
         if self.ema_decay:
             average = parts(state, ["model_ema"], str(path), CURE)[0] if "model_ema" in state else model
             self._load(self.evaluated, average, path)
         load_optimizer(self.optimizer, optimizer, str(path))
+        check_progress(state, str(path))
         if self.scaler.is_enabled() and state.get("scaler"):
             load_scaler(self.scaler, state["scaler"], str(path))
         self.step, self.epoch, self.best = state["iter_num"], state["epoch"], state.get("best", float("-inf"))
