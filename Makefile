@@ -42,7 +42,7 @@ $(ADAPTERS)/.installed: requirements-adapters.txt
 
 # without a terminal, NeuralBench does not ask where to keep its data
 adapters: $(ADAPTERS)/.installed
-	$(ADAPTERS)/bin/python -W ignore benchmarks/adapters.py < /dev/null
+	$(ADAPTERS)/bin/python -W ignore tests/adapters_in_packages.py < /dev/null
 
 clean:
 	rm -rf $(VENV) $(ADAPTERS) demo
