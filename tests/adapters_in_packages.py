@@ -1,7 +1,7 @@
 """The adapters of evaluation/adapters.py in the benchmarks that they are made for: `make adapters` runs this.
 
 python tests/adapters_in_packages.py                      minutes on one core
-python tests/adapters_in_packages.py                      --published_sizes     NeuralBench's check with LaBraM-Base and NeuroLM-B, long on a CPU
+python tests/adapters_in_packages.py --published_sizes    NeuralBench's check with LaBraM-Base and NeuroLM-B: long
 
 OpenEEGBench builds its experiments, and four of them run on a local dataset; braindecode's EEGClassifier (skorch) fits;
 NeuralBench checks every task, channel count and window. No network: weights are random, and the EEG is simulated.
