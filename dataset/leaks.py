@@ -21,7 +21,7 @@ from pathlib import Path
 
 from dataset.hdf5 import RATE
 from dataset.recordings import SPLITS, describe_dataset
-from errors import UserError
+from errors import UserError, check_file
 
 CORPORA = {
     **dict.fromkeys(("TUEG", "TUAB", "TUEV", "TUSL"), "TUH"),
@@ -117,6 +117,7 @@ def read_roster(dataset) -> Roster:
         path /= "manifest.csv"
         if not path.is_file() and not (path.parent / "dataset.yaml").is_file():
             return Roster.unknown(Path(dataset).resolve().name)
+    check_file(path)
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [_read_row(row) for row in csv.DictReader(file)]

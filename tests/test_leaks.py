@@ -1,8 +1,11 @@
 """Subjects that one corpus holds out and another would train on."""
 
+import os
+
 import pytest
 from raw_files import run_maker, table
 
+from dataset.leaks import read_roster
 from dataset_maker import check_leaks, make_TUAB, prepare_TUH_pretrain
 from dataset_maker.machinery import tuh
 from dataset_maker.simulate import simulate
@@ -30,3 +33,9 @@ def test_tuh_pretraining_leaves_out_what_downstream_sets_hold_out(tmp_path, caps
 def test_a_subject_on_both_sides_of_the_official_split_is_an_error():
     with pytest.raises(UserError, match="subject b is both in train and in eval"):
         tuh.split_official({"a": {"train"}, "b": {"train", "eval"}}, 0)
+
+
+def test_a_pipe_in_place_of_a_manifest_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "manifest.csv")
+    with pytest.raises(UserError, match="manifest.csv is a named pipe"):
+        read_roster(tmp_path / "manifest.csv")
