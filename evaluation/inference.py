@@ -25,7 +25,7 @@ from dataset_maker.machinery.preprocessing import CleanEEG
 from errors import UserError
 from evaluation.answers import choose_scoring, is_among, make_predict
 from evaluation.metrics import most_likely
-from evaluation.reading import Cut, batches, choose_channels, cut, extract, read_eeg, stored_filters
+from evaluation.reading import Cut, batches, choose_channels, cut, extract, fill, read_eeg, stored_filters
 from model.labram import Classifier, class_probabilities
 from model.neurolm import NeuroLM
 from model.weights import read_checkpoint
@@ -126,20 +126,24 @@ def ask_all(model: NeuroLM | Classifier, asked: list[tuple[Task, str]], windows:
         read = partial(_classify, model)
     else:
         read = partial(_answer, model, [make_predict(model, task, run, way) for task, way in asked])
-    whole, found, features = [], [], []
-    for batch in batches(model, windows, batch_size, run, progress):
-        whole.append(batch["x"].isfinite().flatten(1).all(1).cpu())
-        with run.autocast():
-            answers, pooled = read(batch)
-        found.append([part.double().cpu().numpy() for part in answers])
-        features.append(pooled.float().cpu().numpy())
-    _check_finite("the recording is not finite", np.concatenate(whole))
-    probabilities, features = [np.concatenate(parts) for parts in zip(*found, strict=True)], np.concatenate(features)
-    for part in (*probabilities, features):
+    whole, *probabilities, features = fill(_read_all(read, batches(model, windows, batch_size, run, progress), run),
+                                           len(windows))  # fmt: skip
+    _check_finite("the recording is not finite", whole)
+    for values in (*probabilities, features):
         _check_finite(
-            "the model gives no finite answer (its weights diverged, or take --dtype float32)", np.isfinite(part).all(1)
+            "the model gives no finite answer (its weights diverged, or take --dtype float32)",
+            np.isfinite(values).all(1),
         )
     return probabilities, features
+
+
+def _read_all(read, given, run):
+    """For each batch whether its windows are finite, the probabilities of each task, the features."""
+    for batch in given:
+        with run.autocast():
+            answers, pooled = read(batch)
+        finite = batch["x"].isfinite().flatten(1).all(1)
+        yield [part.cpu().numpy() for part in (finite, *(answer.double() for answer in answers), pooled.float())]
 
 
 def _check_finite(problem: str, whole) -> None:

@@ -144,6 +144,19 @@ def batches(model, windows: Sequence, batch_size: int, run, progress=iter):
         yield to_device((collate_montage if labram else collate_eeg)(samples), run.device)
 
 
+def fill(batches_of_parts, n: int) -> list[np.ndarray]:
+    """Arrays (B, ...) of each batch, one after another -> one array (n, ...) of each kind. They are made once, whole:
+    small arrays kept between the large ones of the batches would break up the memory, by GiB in a long recording."""
+    kept, done = [], 0
+    for parts in batches_of_parts:
+        if not kept:
+            kept = [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
+        for values, part in zip(kept, parts, strict=True):
+            values[done : done + len(part)] = part
+        done += len(parts[0])
+    return kept
+
+
 @torch.no_grad()
 def extract(model, windows: Cut, batch_size: int, run, level="tokenizer", layer=-1, pool="mean") -> np.ndarray:
     """Features of windows -> (W, D) float32 with pool "mean", (W, C, D) with "channels", means over the seconds, or
@@ -166,19 +179,22 @@ def extract(model, windows: Cut, batch_size: int, run, level="tokenizer", layer=
         raise UserError(f"layer {layer}: there are {len(blocks)}, from 0 to {len(blocks) - 1}; -1 is the last")
     if layer not in (-1, len(blocks) - 1):
         norm = torch.nn.Identity()
-    made, found = [], []
+    made = []
+    order = "b (c s) d -> b c s d" if labram else "b (s c) d -> b c s d"
+
+    def features(batch):
+        with run.autocast():
+            read(batch["x"], batch["chans"]) if labram else read(batch)
+            tokens = made.pop()
+            tokens = tokens[:, 1:] if labram else norm(tokens[0])  # without the class token
+            tokens = rearrange(tokens, order, c=len(windows.channels))
+            pooled = tokens if pool is None else tokens.mean(2) if pool == "channels" else tokens.mean((1, 2))
+            pooled = norm(pooled) if labram else pooled  # as LaBraM's head has it
+        return [pooled.float().cpu().numpy()]
+
     hook = blocks[layer].register_forward_hook(lambda block, given, output: made.append(output))
     try:
-        for batch in batches(model, windows, batch_size, run):
-            with run.autocast():
-                read(batch["x"], batch["chans"]) if labram else read(batch)
-                tokens = made.pop()
-                tokens = tokens[:, 1:] if labram else norm(tokens[0])  # without the class token
-                order = "b (c s) d -> b c s d" if labram else "b (s c) d -> b c s d"
-                tokens = rearrange(tokens, order, c=len(windows.channels))
-                pooled = tokens if pool is None else tokens.mean(2) if pool == "channels" else tokens.mean((1, 2))
-                pooled = norm(pooled) if labram else pooled  # as LaBraM's head has it
-            found.append(pooled.float().cpu().numpy())
+        (found,) = fill(map(features, batches(model, windows, batch_size, run)), len(windows))
     finally:
         hook.remove()
-    return np.concatenate(found)
+    return found

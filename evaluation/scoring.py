@@ -6,6 +6,7 @@ A model is a function `predict(batch) -> (indices (B,), labels (B,), probabiliti
 n windows · A answers.
 """
 
+from array import array
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -65,31 +66,32 @@ def collect(predict, batches, n_windows: int) -> Predictions:
     window that came twice counts once. Every rank must call this, also one without batches.
     Raises RuntimeError where a window has no answer or an index is none of the windows, and where another rank fails.
     """
-    rows, failure = [], None
+    # one buffer that grows: small arrays kept between the large ones of the batches would break up the memory, by GiB
+    kept, width, failure = array("d"), 2, None
     try:
         for batch in batches:
-            indices, labels, probabilities = (_to_array(part) for part in predict(batch))
-            rows.append((indices.astype(int), labels.astype(int), probabilities))
+            part = np.column_stack([_to_array(part) for part in predict(batch)])  # index, label, probabilities
+            width = part.shape[1]
+            kept.frombytes(part.tobytes())
     except Exception as error:  # the other ranks must hear of it, or they would wait for this one's answers
         failure = error
+    rows = np.frombuffer(kept).reshape(-1, width)
     if dist.is_available() and dist.is_initialized():
         shards = [None] * dist.get_world_size()
         dist.all_gather_object(shards, (rows, repr(failure) if failure else None))
-        rows = [row for shard, _ in shards for row in shard]
+        rows = np.concatenate([shard for shard, _ in shards if len(shard)] or [rows])
         said = [f"rank {rank}: {failed}" for rank, (_, failed) in enumerate(shards) if failed]
         if said and not failure:
             raise RuntimeError(f"the evaluation failed on another process, {'; '.join(said)}")
     if failure:
         raise failure
-    answered = np.concatenate([np.empty(0, dtype=int), *(row[0] for row in rows)])
-    found, first = np.unique(answered, return_index=True)
+    found, first = np.unique(rows[:, 0].astype(int), return_index=True)
     if not n_windows or not np.array_equal(found, np.arange(n_windows)):
         raise RuntimeError(
             f"{len(found)} different windows were answered, expected all of 0 .. {n_windows - 1} "
             f"(first missing: {np.setdiff1d(np.arange(n_windows), found)[:5].tolist()})"
         )
-    _, labels, probabilities = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    return Predictions(labels[first], probabilities[first])
+    return Predictions(rows[first, 1].astype(int), rows[first, 2:])
 
 
 def _to_array(part) -> np.ndarray:
