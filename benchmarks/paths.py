@@ -208,7 +208,7 @@ def loading(way, size, run):
             batch = plain.load_pickles([Path(folder.name, f"{i}.pkl") for i in chosen])
         else:
             batch = collate_eeg([windows[i] for i in chosen])
-        return [batch["x"].abs().sum(), batch["time"].sum()]
+        return [batch["x"][..., ::50].abs().sum(), batch["time"][:, ::50].sum()]  # costs nothing beside them
 
     return None, work
 

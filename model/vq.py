@@ -50,16 +50,16 @@ class VQ(nn.Module):
         self.decode_task_layer_freq = task_head(decoder.n_embd, N_BINS)
         self.decode_task_layer_raw = task_head(decoder.n_embd, PATCH_SIZE)
 
-    def encode(self, x, chans, time, valid=None):
-        """x (B, N, 200) in 100 uV; chans, time (B, N) int; valid (B, N) bool or None
+    def encode(self, x, chans, time, valid=None, counts=None):
+        """x (B, N, 200) in 100 uV; chans, time (B, N) int; valid (B, N) bool or None; counts as in NeuralTransformer
         -> codes (B, N, K), indices (B, N), squared distances to the codes (B, N), features (B, N, D)."""
-        vectors, features = self._project(x, chans, time, valid)
+        vectors, features = self._project(x, chans, time, valid, counts)
         codes, indices, distance = self.quantize(vectors, valid)
         return codes, indices, distance, features
 
-    def _project(self, x, chans, time, valid):
+    def _project(self, x, chans, time, valid, counts=None):
         """What is quantized (B, N, K), and the features (B, N, D)."""
-        features = self.encoder(x, chans, time, valid)
+        features = self.encoder(x, chans, time, valid, counts)
         with torch.autocast(x.device.type, enabled=False):
             return self.encode_task_layer(features.float()), features
 
@@ -73,13 +73,13 @@ class VQ(nn.Module):
     def tokenize(self, eeg: dict):
         """eeg: x (B, N, 200) in 100 uV, chans, time (B, N), valid (B, N) or None -> what stage 2 predicts, the code
         indices (B, N), and what it reads, the features (B, N, D), from one pass of the encoder."""
-        _, indices, _, features = self.encode(eeg["x"], eeg["chans"], eeg["time"], eeg["valid"])
+        _, indices, _, features = self.encode(eeg["x"], eeg["chans"], eeg["time"], eeg["valid"], eeg.get("counts"))
         return indices, features
 
-    def decode(self, codes, chans, time, valid=None):
+    def decode(self, codes, chans, time, valid=None, counts=None):
         """codes (B, N, K) -> z-scored amplitude spectrum (B, N, 100) and z-scored signal (B, N, 200)."""
-        spectrum = self.decode_task_layer_freq(self.decoder_freq(codes, chans, time, valid))
-        return spectrum, self.decode_task_layer_raw(self.decoder_raw(codes, chans, time, valid))
+        spectrum = self.decode_task_layer_freq(self.decoder_freq(codes, chans, time, valid, counts))
+        return spectrum, self.decode_task_layer_raw(self.decoder_raw(codes, chans, time, valid, counts))
 
 
 class VQ_Align(nn.Module, HubModel):
@@ -138,18 +138,18 @@ class VQ_Align(nn.Module, HubModel):
     def forward(self, eeg: dict, text, reversal: float):
         """Sums over valid tokens of the five losses.
 
-        eeg: x (B, N, 200) in 100 uV, chans, time (B, N), valid (B, N) or None, and optionally the targets spectrum
-        (B, N, 100) and signal (B, N, 200) (else they are computed from x); text (B', L) token ids; reversal: weight of
-        the reversed gradient -> {"commitment", "frequency", "raw", "domain_eeg", "domain_text": scalar sums over tokens
-        of each token's mean loss; "indices": (B, N)}.
+        eeg: x (B, N, 200) in 100 uV, chans, time (B, N), valid (B, N) or None, optionally counts (as in
+        NeuralTransformer) and the targets spectrum (B, N, 100) and signal (B, N, 200) (else they are computed from x);
+        text (B', L) token ids; reversal: weight of the reversed gradient -> {"commitment", "frequency", "raw",
+        "domain_eeg", "domain_text": scalar sums over tokens of each token's mean loss; "indices": (B, N)}.
         """
-        x, chans, time, valid = (eeg[name] for name in ("x", "chans", "time", "valid"))
+        x, chans, time, valid, counts = map(eeg.get, ("x", "chans", "time", "valid", "counts"))
         if "spectrum" in eeg:
             target_spectrum, target_signal = eeg["spectrum"], eeg["signal"]
         else:
             target_spectrum, target_signal = reconstruction_targets(x, valid)
-        codes, indices, distance, features = self.VQ.encode(x, chans, time, valid)
-        spectrum, signal = self.VQ.decode(codes, chans, time, valid)
+        codes, indices, distance, features = self.VQ.encode(x, chans, time, valid, counts)
+        spectrum, signal = self.VQ.decode(codes, chans, time, valid, counts)
         reversed_features = ReverseGradient.apply(features, reversal)
         token_losses = {
             "commitment": distance,

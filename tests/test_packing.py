@@ -62,6 +62,19 @@ def test_no_block_computes_padding():
     assert seen == {"tokenizer.blocks.0": (sum(batch["counts"]), 32), "GPT2.transformer.h.0": (real, 48)}
 
 
+def test_no_block_of_stage_1_computes_padding():
+    model, batch, words, seen = make_vq(), collate_eeg(samples()), torch.zeros(1, 9, dtype=torch.int64), set()
+    for part in (model.VQ.encoder, model.VQ.decoder_freq, model.VQ.decoder_raw):
+        part.blocks[0].register_forward_hook(lambda _, given, __: seen.add(given[0].shape))
+    packed = model(batch, words, 0.5)
+    assert seen == {(sum(batch["counts"]), 32)}
+    padded = model(batch | {"counts": None}, words, 0.5)
+    for name in packed.keys() - {"indices"}:
+        assert_close(packed[name], padded[name], **CLOSE)
+    assert torch.equal(packed["indices"][batch["valid"]], padded["indices"][batch["valid"]])
+    assert torch.equal(model.VQ.tokenize(batch)[0][batch["valid"]], packed["indices"][batch["valid"]])
+
+
 def test_rows_of_one_length_stand_together():
     places, groups = packed_order([([2, 1, 2, 0], 3), ([1, 2, 1, 3], 4)], "cpu")  # rows of 7 places
     rows = [[0, 1, 3], [7, 10, 11], [14, 15, 17], [24, 25, 26]]
