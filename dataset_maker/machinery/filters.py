@@ -29,9 +29,12 @@ def design(rate, low, high, notch) -> tuple[np.ndarray, ...]:
 
 def _pad(row, left, right) -> np.ndarray:
     """MNE's "reflect_limited": point reflections at both ends, and zeros where they run out of samples."""
+    padded = np.zeros(left + len(row) + right, row.dtype)  # np.pad takes a tenth of the making
     before, after = min(left, len(row) - 1), min(right, len(row) - 1)
-    padded = np.pad(row, (before, after), "reflect", reflect_type="odd")
-    return np.pad(padded, (left - before, right - after))
+    padded[left - before : left] = 2 * row[0] - row[before:0:-1]
+    padded[left : left + len(row)] = row
+    padded[left + len(row) : left + len(row) + after] = 2 * row[-1] - row[-2 : -after - 2 : -1]
+    return padded
 
 
 def convolve(data, kernel) -> None:
