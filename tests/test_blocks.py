@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import test_compile
 import torch
+from processes import run_processes
 from small_models import make_lm, make_vq, samples
 from test_packing import losses_and_gradients
 from test_tiles import sample
@@ -97,6 +98,21 @@ def test_a_step_in_blocks_is_one_graph(script, monkeypatch):
     assert 1 <= counter.frame_count <= test_compile.MOST_GRAPHS
     assert any("flex_attention" in str(node.target) for graph in counter.graphs for node in graph.graph.nodes)
     assert_close(losses[True], losses[False], rtol=1e-5, atol=1e-5)
+
+
+def take_a_shared_step():
+    model, (given, _) = make_lm().train(), padded_and_packed()
+    run = start_run("cpu", "float32")
+    with blocks_on_a_cpu():
+        compiled = wrap(model, run, compile=True)(**given)
+    assert_close(compiled["eeg"]["loss"], model(**given)["eeg"]["loss"], **CLOSE)
+    compiled["eeg"]["loss"].backward()
+
+
+def test_gradients_of_compiled_blocks_are_shared_by_processes(monkeypatch):
+    """DistributedDataParallel cuts the graph where it exchanges gradients."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
+    run_processes(2, take_a_shared_step)
 
 
 @pytest.mark.slow

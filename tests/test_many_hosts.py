@@ -56,6 +56,7 @@ def start(prefix, name, log, command) -> subprocess.Popen:
     """A command on a node, whose name is the host's there."""
     place = ["ip", "netns", "exec", prefix + name, "unshare", "--uts", "sh", "-c", f'hostname {name}; exec "$@"', "sh"]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "net0", "OMP_NUM_THREADS": "1"}
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else torchrun tells no address to a node that comes later
     with open(log, "ab") as out:
         return subprocess.Popen([*place, *command], cwd=ROOT, env=environment, stdout=out, stderr=out)
 
