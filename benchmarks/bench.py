@@ -84,8 +84,7 @@ class Worker:
         torch.set_num_threads(args.threads)
         with contextlib.redirect_stdout(None):
             self.run = start_run(args.device, args.dtype, seed=0)
-        with self.run.device:  # weights are drawn where they stay
-            model, self.read, self.work = ROWS[name][0](way, args.size, self.run)
+        model, self.read, self.work = ROWS[name][0](way, args.size, self.run)
         torch.set_grad_enabled(model is not None)
         self.optimizer = None
         if model and way == "plain":

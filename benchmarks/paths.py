@@ -58,8 +58,9 @@ def make_words(tokens: int) -> dict:
 
 def make_neurolm(size: str, run):
     """A tokenizer, and the language model that shares its encoder."""
-    vq = VQ_Align.from_size(size).VQ.to(run.device).eval().requires_grad_(False)
-    model = NeuroLM.from_size(size, vq.encoder.config, vq.quantize.n_codes).to(run.device)
+    with run.device:  # weights are drawn where they stay
+        vq = VQ_Align.from_size(size).VQ.eval().requires_grad_(False)
+        model = NeuroLM.from_size(size, vq.encoder.config, vq.quantize.n_codes)
     model.tokenizer = vq.encoder
     return vq, model
 

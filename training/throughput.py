@@ -1,4 +1,4 @@
-"""How fast a run goes: what it reads a second, its waiting for data, memory, use of the GPU's arithmetic; a profile."""
+"""How fast a run goes: what it reads a second, its waiting for data, memory, use of the GPU; and a profile of steps."""
 
 import contextlib
 import resource
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from training.logger import writing
 
 # dense matrix products of GPUs, FLOP/s by precision, without sparsity (the makers' data sheets)
 PEAKS = {
@@ -125,7 +127,8 @@ class Profile:
             self.profiler = None
 
     def _write(self, profiler) -> None:
-        self.folder.mkdir(exist_ok=True)
-        profiler.export_chrome_trace(str(self.folder / "trace.json"))
         table = profiler.key_averages().table(sort_by=self.sort_by, row_limit=30, max_name_column_width=80)
-        (self.folder / "operators.txt").write_text(table)
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            profiler.export_chrome_trace(str(self.folder / "trace.json"))
+            (self.folder / "operators.txt").write_text(table)
