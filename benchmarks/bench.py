@@ -84,9 +84,9 @@ class Worker:
         torch.set_num_threads(args.threads)
         with contextlib.redirect_stdout(None):
             self.run = start_run(args.device, args.dtype, seed=0)
-        model, self.read, self.work = ROWS[name][0](way, args.size, self.run)
+        self.model, self.read, self.work = ROWS[name][0](way, args.size, self.run)
+        model, self.optimizer = self.model, None
         torch.set_grad_enabled(model is not None)
-        self.optimizer = None
         if model and way == "plain":
             self.optimizer = torch.optim.AdamW(decay_groups(model, 0.1), 1e-5, (0.9, 0.95))
         elif model:

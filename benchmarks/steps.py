@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from benchmarks import bench
+from benchmarks.memory import GIB, estimate
 from model import packing
 from model.neurolm import LM_SIZES
 from training.flags import positive
@@ -49,8 +50,9 @@ def measure(worker, windows: int, tokens: int) -> dict:
             raise
     if "seconds" not in found:
         worker.optimizer.zero_grad(set_to_none=True)
-    elif worker.run.device.type == "cuda":
-        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    else:
+        found["formula_gib"] = estimate(worker.model, windows, tokens, 1, tokens) / GIB
+        found |= {"peak_gib": torch.cuda.max_memory_allocated() / GIB} if worker.run.device.type == "cuda" else {}
     torch.cuda.empty_cache()
     return found
 
@@ -103,7 +105,8 @@ def measure_cell(size: str, way: str, args, until: float) -> dict:
 def make_table(report: dict) -> str:
     """The report in Markdown."""
     lines = [", ".join(f"{name} {value}" for name, value in report["machine"].items()), ""]
-    columns = ["size, windows", "way", "tokens/s", "times plain", "MFU", "peak memory", "largest batch", "its tokens/s"]
+    columns = ["size, windows", "way", "tokens/s", "times plain", "MFU", "peak memory / formula", "largest batch"]
+    columns += ["its tokens/s"]
     lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     cells = {(cell["size"], cell["way"]): cell for cell in report["cells"]}
     for size, way in report["planned"]:
@@ -116,7 +119,8 @@ def make_table(report: dict) -> str:
         text += [f"{rate / _rate(plain):.2f}" if rate and _rate(plain) else "-"]
         known = rate and report["peak"] and "flops" in here
         text += [f"{rate * here['flops'] / here['tokens'] / report['peak']:.0%}" if known else "-"]
-        text += [f"{usual['peak_gib']:.1f} GiB" if "peak_gib" in usual else "-"]
+        peak = "{peak_gib:.1f} GiB" if way == "plain" else "{peak_gib:.1f} / {formula_gib:.1f} GiB"
+        text += [peak.format(**usual) if "peak_gib" in usual else "-"]
         text += ["at least " * (not searched) + str(most), f"{_rate(_at(cell, most)):,.0f}"] if most else ["-", "-"]
         lines.append(f"| {' | '.join(text)} |")
     return "\n".join(lines) + "\n"

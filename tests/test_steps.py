@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from conftest import run_script
+from small_models import make_lm
 
 from benchmarks import steps
 from utils import Run
@@ -15,7 +16,7 @@ CPU = Run(0, 1, torch.device("cpu"), torch.float32, seed=0)
 class Worker:
     """Of a device with memory for so many windows; a second a step."""
 
-    run = CPU
+    run, model = CPU, make_lm()
 
     def __init__(self, room: int, error: Exception):
         self.room, self.error = room, error
@@ -50,7 +51,7 @@ def test_another_error_is_no_lack_of_memory():
 
 
 def test_the_table_says_what_did_not_fit_and_what_was_not_reached():
-    fits = {"windows": 16, "tokens": 17 * 1024, "seconds": [0.1, 0.2, 9.0], "peak_gib": 30.25}
+    fits = {"windows": 16, "tokens": 17 * 1024, "seconds": [0.1, 0.2, 9.0], "peak_gib": 30.25, "formula_gib": 32.0}
     small, refused = {"windows": 8, "tokens": 9 * 1024, "seconds": [0.2]}, {"windows": 16, "tokens": 17 * 1024}
     cells = [
         {"size": "B", "way": "here", "ended": "done", "measured": [fits | {"flops": 17e12}, {"windows": 32}]},
@@ -61,9 +62,9 @@ def test_the_table_says_what_did_not_fit_and_what_was_not_reached():
     planned = [("B", way) for way in steps.WAYS] + [("L", "here")]
     rows = steps.make_table({"machine": {"machine": "GPU"}, "peak": 1e15, "planned": planned, "cells": cells})
     assert rows.splitlines()[4:] == [
-        "| B, 16 | here | 87,040 | - | 8% | 30.2 GiB | 16 | 87,040 |",
+        "| B, 16 | here | 87,040 | - | 8% | 30.2 / 32.0 GiB | 16 | 87,040 |",
         "| B, 16 | plain | out of memory | - | - | - | 8 | 46,080 |",
-        "| B, 16 | compiled (out of time) | 87,040 | - | 8% | 30.2 GiB | at least 16 | 87,040 |",
+        "| B, 16 | compiled (out of time) | 87,040 | - | 8% | 30.2 / 32.0 GiB | at least 16 | 87,040 |",
         "| B, 16 | compiled, dense masks (failed) | - | - | - | - | - | - |",
         "| L, 8 | here (not reached) | - | - | - | - | - | - |",
     ]
