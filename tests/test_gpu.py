@@ -97,8 +97,10 @@ def test_20_steps_of_stages_1_and_3_are_the_cpus(stage, corpus, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_learns_as_float32(dtype, on_cpu, corpus, tmp_path):
-    folder, losses = train("pretrain", corpus, tmp_path, dtype=dtype)
-    assert losses == pytest.approx(on_cpu[1], rel=0.05)  # the loss scale may leave out the first steps
+    steps = 20 if DEVICE == "cuda" else 6  # of the same warm-up; few CPUs are fast at it
+    folder, losses = train("pretrain", corpus, tmp_path, "--max_steps", steps, dtype=dtype)
+    expected = on_cpu[1][:steps]
+    assert losses == pytest.approx(expected, rel=0.05)  # the loss scale may leave out the first steps
     scaled = read_checkpoint(folder / "ckpt.pt")["scaler"]
     assert bool(scaled) == (dtype == "float16") and all(value.dtype == torch.float32 for value in
                                                         read_checkpoint(folder / "ckpt.pt")["model"].values()
