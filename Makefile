@@ -3,6 +3,9 @@
 # make test                         the tests
 # make lint                         the linter
 # make bench                        the tables of docs/performance.md: each hot path against the plain way
+# make gpu                          ten minutes with a GPU: its tests, then training steps of each size, into gpu.json and gpu.md
+# make gpu GPU_PYTHON=python3       the same with a python that has torch already, and without a network
+# make gpu DEVICE=cpu SIZE=tiny     a rehearsal
 # Each sets up .venv by itself; all it needs is Python 3.11 or later.
 # make adapters                     the encoders in NeuralBench, braindecode and OpenEEGBench (Python 3.12, 6 GB)
 PYTHON ?= python3
@@ -10,8 +13,12 @@ PYTHON312 ?= python3.12
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 ADAPTERS := .venv-adapters
+GPU_PYTHON ?= $(VENV)/bin/python
+DEVICE ?= cuda
+SIZE ?= B L XL
+OUT ?= .
 
-.PHONY: demo test lint bench adapters clean
+.PHONY: demo test lint bench gpu adapters clean
 
 $(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,6 +40,17 @@ lint: $(INSTALLED)
 # one thread, size B, about 15 minutes and 16 GB of memory; BENCH="--size tiny" for a look
 bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/bench.py --json bench.json --markdown docs/performance.md $(BENCH)
+
+# at most 580 seconds, 200 of them for the tests; both are done whatever comes of the other
+NEEDED := torch numpy scipy pandas sklearn h5py einops tiktoken tqdm yaml safetensors huggingface_hub pytest
+gpu: $(if $(filter $(VENV)/%,$(GPU_PYTHON)),$(INSTALLED))
+	@$(GPU_PYTHON) -c 'import importlib.util, sys; lacks = [n for n in sys.argv[1:] if not importlib.util.find_spec(n)]; \
+		lacks and sys.exit("error: $(GPU_PYTHON) lacks " + ", ".join(lacks))' $(NEEDED)
+	@begun=$$(date +%s); export OMP_NUM_THREADS=1; \
+	NEUROLM_DEVICE=$(DEVICE) timeout 200 $(GPU_PYTHON) -m pytest -v -rs -p no:cacheprovider tests/test_gpu.py; tested=$$?; \
+	[ $$tested -ne 124 ] || echo "no time for the tests that are not listed above"; \
+	$(GPU_PYTHON) benchmarks/steps.py --device $(DEVICE) --sizes $(SIZE) --out "$(OUT)" \
+		--seconds $$((580 - $$(date +%s) + begun)) && exit $$tested
 
 # not part of .venv: these packages bring torchvision, which breaks transformers there
 $(ADAPTERS)/.installed: requirements-adapters.txt

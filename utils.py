@@ -144,8 +144,10 @@ def start_run(device: str = "auto", dtype: str = "auto", seed: int = 1337, timeo
     # the watch knows the rank and speaks first; the collectives, which do not, end those that it leaves
     patience, watch = datetime.timedelta(minutes=timeout_minutes + 1), None
     if world_size > 1 and not dist.is_initialized():
-        # processes that torchrun starts anew find the addresses of the dead ones in the store: look elsewhere
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        # processes that torchrun starts anew find the addresses of the dead ones in its store: look elsewhere. A store
+        # of our own is new each time, and a node that joins later has counted fewer attempts than the others
+        kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if kept else "0"
         store, rank, world_size = next(rendezvous("env://", timeout=patience))
         if make_watch:
             watch = make_watch(rank, world_size, timeout_minutes, patience, attempt)

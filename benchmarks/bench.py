@@ -84,9 +84,9 @@ class Worker:
         torch.set_num_threads(args.threads)
         with contextlib.redirect_stdout(None):
             self.run = start_run(args.device, args.dtype, seed=0)
-        model, self.work = ROWS[name][0](way, args.size, self.run)
+        self.model, self.read, self.work = ROWS[name][0](way, args.size, self.run)
+        model, self.optimizer = self.model, None
         torch.set_grad_enabled(model is not None)
-        self.optimizer = None
         if model and way == "plain":
             self.optimizer = torch.optim.AdamW(decay_groups(model, 0.1), 1e-5, (0.9, 0.95))
         elif model:
@@ -94,7 +94,7 @@ class Worker:
 
     def step(self, shape) -> list[float]:
         with self.run.autocast():
-            results = self.work(**shape)
+            results = self.work(self.read(**shape))
         if self.optimizer:
             sum(results).backward()
             self.optimizer.step()
@@ -123,7 +123,7 @@ class Worker:
         rates = []
         for (m, k, n), flops in self.products.most_common(LARGEST):
             a, b = (torch.randn(shape, dtype=self.run.dtype, device=self.run.device) for shape in ((m, k), (n, k)))
-            self.work, self.optimizer = lambda a=a, b=b: (a @ b.T)[:1, 0], None
+            self.read, self.work, self.optimizer = dict, lambda _, a=a, b=b: (a @ b.T)[:1, 0], None
             rates.append((flops, 2 * m * k * n / min(self.measure({})[clock] for _ in range(2))))
         rate = sum(flops for flops, _ in rates) / sum(flops / rate for flops, rate in rates) if rates else None
         return {"peak_gib": peak, "rate": rate}

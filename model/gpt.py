@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from errors import UserError
 from model.packing import split
@@ -49,9 +50,9 @@ class SelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x, mask=None, causal=False, past=None, wanted=None):
-        """x (B, N, D); mask (B, 1, N, M) bool, its `tiles`, or None; past: earlier keys and values; wanted: index of
-        the tokens to go on with, None: all -> (B, N, D), keys and values. Or x (T, D), rows of different lengths, and
-        mask: their groups (`model.packing`) -> (T, D), None."""
+        """x (B, N, D); mask (B, 1, N, M) bool, its `tiles` or `clock_blocks`, or None; past: earlier keys and values;
+        wanted: index of the tokens to go on with, None: all -> (B, N, D), keys and values. Or x (T, D), rows of
+        different lengths, and mask: their groups (`model.packing`) -> (T, D), None."""
         qkv, kept = self.c_attn(x), None
         if isinstance(mask, list):
             rows = zip(split(qkv, mask), mask, strict=True)
@@ -73,6 +74,8 @@ class SelfAttention(nn.Module):
             rows = zip(q.split(TILE, 2), mask, strict=True)
             parts = [(queries, k[:, :, keys], v[:, :, keys], part) for queries, (part, keys) in rows]
             y = torch.cat([F.scaled_dot_product_attention(*part, dropout_p=dropout) for part in parts], 2)
+        elif isinstance(mask, BlockMask):
+            y = flex_attention(q, k, v, block_mask=mask)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
         return rearrange(y, "b h n d -> b n (h d)"), (k, v)
@@ -82,7 +85,9 @@ def tiles(mask):
     """What a mask (B, 1, N, M) forbids to all of TILE queries need not be computed -> for each TILE of queries its part
     of the mask and the slice of the keys from the first to the last that any of them attends to. The mask itself where
     this gains nothing: few queries, few keys to skip, or a GPU, which would wait for the host."""
-    if mask is None or mask.device.type != "cpu" or mask.size(2) < 2 * TILE or torch.compiler.is_compiling():
+    if not isinstance(mask, torch.Tensor) or torch.compiler.is_compiling():
+        return mask
+    if mask.device.type != "cpu" or mask.size(2) < 2 * TILE:
         return mask
     found = []
     for part in mask.split(TILE, 2):

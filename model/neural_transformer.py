@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from errors import UserError
 from model.gpt import Block
-from model.packing import packed_order
+from model.packing import clock_blocks, in_blocks, packed_order
 
 PATCH_SIZE = 200  # samples in a token: one second at 200 Hz
 MAX_SECONDS = 64  # rows of time_embed: the longest window
@@ -126,6 +126,8 @@ class NeuralTransformer(nn.Module):
         x = self.patch_embed(x, valid) if self.config.in_chans == 1 else self.patch_embed(x)
         x = F.dropout(x + self.pos_embed(chans) + self.time_embed(time), self.config.dropout, self.training)
         mask = None if valid is None else valid[:, None, None, :]  # (B, 1, 1, N): every query sees every valid key
+        if valid is not None and in_blocks(x, self.config.dropout if self.training else 0.0):
+            mask = clock_blocks(torch.zeros_like(time), torch.zeros_like(time), valid)
         packed = valid is not None and counts is not None and not torch.compiler.is_compiling()
         if packed:
             shape = x.shape[:2]

@@ -229,7 +229,9 @@ class NeuroLM(nn.Module, HubModel):
         return {name: self._predict(sample, read) for (name, sample), read in parts}
 
     def _pack(self, sample: dict):
-        return pack(*self._lay_out(sample), known_lengths(sample), sample.get("source"), is_plain_text(sample))
+        dropout = self.GPT2.config.dropout if self.training else 0.0
+        about = (known_lengths(sample), sample.get("source"), is_plain_text(sample), dropout)
+        return pack(*self._lay_out(sample), *about)
 
     def _predict(self, sample: dict, hidden):
         loss, correct = linear_cross_entropy(hidden, self.GPT2.lm_head.weight, sample["target"].flatten())

@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
 class Group(NamedTuple):
-    """Rows of one length, side by side in a packed sequence; mask (rows, 1, length, length) bool or None, and causal:
-    what their tokens may attend to."""
+    """Rows of one length, side by side in a packed sequence; mask (rows, 1, length, length) bool, in blocks, or None,
+    and causal: what their tokens may attend to."""
 
     rows: int
     length: int
-    mask: torch.Tensor | None = None
+    mask: torch.Tensor | BlockMask | None = None
     causal: bool = False
 
 
@@ -37,10 +38,10 @@ def split(packed, groups: list[Group]) -> list:
     return [part.unflatten(0, group[:2]) for part, group in zip(parts, groups, strict=True)]
 
 
-def pack(x, time, valid, spans, source, causal: bool):
+def pack(x, time, valid, spans, source, causal: bool, dropout: float = 0.0):
     """Embeddings x (B, M, D), time and valid (B, M) of rows without their padding; spans: as in `packed_order`, None:
-    leave them as they are; source: places in the flattened rows, None: all; causal: the clock's rule is the causal mask
-    -> x (T, D), time (T,), groups, and which of the T stand at these places."""
+    leave them as they are; source: places in the flattened rows, None: all; causal: the clock's rule is the causal
+    mask; dropout: of the attention -> x (T, D), time (T,), groups, and which of the T stand at these places."""
     groups = [Group(*time.shape)]
     x, time, valid = (value.flatten(0, 1) for value in (x, time, valid))
     which = torch.arange(len(time), device=x.device)
@@ -52,7 +53,8 @@ def pack(x, time, valid, spans, source, causal: bool):
     if causal:
         return x, time, [group._replace(causal=True) for group in groups], which
     clocks = (split(value, groups) for value in (time, valid))
-    masks = [clock_mask(seconds, seconds, real) for seconds, real in zip(*clocks, strict=True)]
+    make = clock_blocks if in_blocks(x, dropout) else clock_mask
+    masks = [make(seconds, seconds, real) for seconds, real in zip(*clocks, strict=True)]
     return x, time, [group._replace(mask=mask) for group, mask in zip(groups, masks, strict=True)], which
 
 
@@ -61,6 +63,22 @@ def clock_mask(query_time, key_time, key_valid):
 
     -> (B, 1, N, M) bool: block-causal over EEG (a second sees itself and the past), causal over text."""
     return ((key_time[:, None, :] <= query_time[:, :, None]) & key_valid[:, None, :]).unsqueeze(1)
+
+
+def in_blocks(x, dropout: float) -> bool:
+    """Whether FlexAttention attends, which passes over blocks of 128 x 128 that are forbidden: in compiled code on a
+    GPU, whose flash kernel takes no dense mask. It knows no dropout."""
+    return x.device.type == "cuda" and torch.compiler.is_compiling() and not dropout
+
+
+def clock_blocks(query_time, key_time, key_valid) -> BlockMask:
+    """`clock_mask` for FlexAttention."""
+
+    def attends(row, head, query, key):
+        return (key_time[row, key] <= query_time[row, query]) & key_valid[row, key]
+
+    rows, queries = query_time.shape
+    return create_block_mask(attends, rows, None, queries, key_time.size(1), device=key_time.device)
 
 
 def is_plain_text(sample: dict) -> bool:

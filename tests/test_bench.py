@@ -47,10 +47,10 @@ def test_the_plain_way_pads_masks_and_repeats():
     """Else the comparison would say nothing: its FLOPs grow with the padding and with each new token."""
     run, counted = start_run("cpu", "float32"), {}
     for way in ("plain", "here"):
-        _, work = paths.generation(way, "tiny", run)
+        _, read, work = paths.generation(way, "tiny", run)
         for tokens in (1, 3):
             with torch.inference_mode(), bench.Flops() as flops:
-                work(tokens)
+                work(read(tokens))
             counted[way, tokens] = flops.get_total_flops()
     assert counted["plain", 3] == 3 * counted["plain", 1]
     assert counted["here", 3] < 1.5 * counted["here", 1]
@@ -66,4 +66,4 @@ def test_results_that_differ_end_the_run(monkeypatch):
 
 
 def wrong(way, size, run):
-    return None, lambda: [torch.tensor(1.0 if way == "plain" else 1.01)]
+    return None, dict, lambda _: [torch.tensor(1.0 if way == "plain" else 1.01)]

@@ -138,6 +138,8 @@ def add_log_flags(parser, *, project: str, runname: str):
     """Group log: how often, and to whom."""
     flag = parser.add_argument_group("log").add_argument
     flag("--log_interval", type=positive, default=10, help="steps from line to line")
+    flag("--profile", type=natural, default=0, metavar="N", help="look into N steps: a trace for Chrome and the "
+         "operators that took longest, in profile/")  # fmt: skip
     flag("--wandb_log", action=switch, default=False, help="also log to Weights & Biases")
     flag("--wandb_project", default=project, help="of W&B")
     flag("--wandb_runname", default=runname, help="of W&B")

@@ -66,7 +66,8 @@ class Logger:
             self.file.write(json.dumps({"step": step, **finite}) + "\n")
         self.lines += 1
         if "train/loss" in plain:
-            self.bar.set_postfix(loss=f"{plain['train/loss']:.4f}", refresh=False)
+            shown = {"mfu": f"{plain['system/mfu']:.0%}"} if "system/mfu" in plain else {}
+            self.bar.set_postfix(loss=f"{plain['train/loss']:.4f}", **shown, refresh=False)
         if self.wandb:
             self.wandb.log(plain, step=step)
         if self.board:

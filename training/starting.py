@@ -72,7 +72,7 @@ def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path
             raw_model, run, optimizer, rates, loader, Checkpoints(checkpoint, args.keep), about, template=template,
             grad_clip=grad_clip, ema_decay=ema_decay, compile=args.compile, log_interval=args.log_interval,
             save_every_minutes=args.save_every_minutes, save_every_steps=args.save_every_steps,
-            save_ckpt_freq=args.save_ckpt_freq,
+            save_ckpt_freq=args.save_ckpt_freq, profile=args.profile,
         )  # fmt: skip
         trainer.lock = lock
         log_lines = trainer.resume() if before else 0

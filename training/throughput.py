@@ -1,13 +1,16 @@
-"""How fast a run goes: what it reads a second, its waiting for data, memory, and use of the GPU's arithmetic."""
+"""How fast a run goes: what it reads a second, its waiting for data, memory, use of the GPU; and a profile of steps."""
 
 import contextlib
 import resource
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from training.logger import writing
 
 # dense matrix products of GPUs, FLOP/s by precision, without sparsity (the makers' data sheets)
 PEAKS = {
@@ -22,6 +25,7 @@ PEAKS = {
     "4090": {torch.bfloat16: 165e12, torch.float16: 165e12, torch.float32: 82.6e12},
     "3090": {torch.bfloat16: 71e12, torch.float16: 71e12, torch.float32: 35.6e12},
 }  # fp32 as this code runs it: in TF32 where the GPU has it
+MOST_WAIT = 0.1  # of the time, for data
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
@@ -42,6 +46,7 @@ class Throughput:
     def __init__(self, run, peak: float | None = None):
         self.run, self.peak = run, peak or peak_flops(run.device, run.dtype)
         self.flops_each = None
+        self.waits = 0  # how often in a row `values` saw more than MOST_WAIT; workers that start make the first one
         self.restart()
 
     def restart(self) -> None:
@@ -84,6 +89,7 @@ class Throughput:
         seconds = time.monotonic() - self.started
         values = {f"{name}_per_s": count / seconds for name, count in self.counts.items()}
         values |= {"step_s": seconds / self.steps, "data_wait": self.waited / seconds, "memory_gib": self._memory()}
+        self.waits = self.waits + 1 if values["data_wait"] > MOST_WAIT else 0
         if self.flops_each is not None:
             speed = self.flops_each * next(iter(self.counts.values())) / seconds
             values["mfu"] = speed / (self.peak * self.run.world_size)
@@ -95,3 +101,34 @@ class Throughput:
             return torch.cuda.max_memory_allocated(self.run.device) / 2**30
         unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class Profile:
+    """Of so many steps of the main process, into `profile/` of the run's folder: `trace.json`, for chrome://tracing or
+    ui.perfetto.dev, and `operators.txt`, those that took longest. The first step, which counts arithmetic, the second,
+    which may compile, and a third one for the profiler to warm up are left out."""
+
+    def __init__(self, run, folder: Path, steps: int):
+        self.folder, self.rest, self.profiler = folder / "profile", 3 + steps, None
+        self.sort_by = "self_device_time_total" if run.device.type == "cuda" else "self_cpu_time_total"
+        if steps and run.main:
+            plan = torch.profiler.schedule(wait=2, warmup=1, active=steps, repeat=1)
+            self.profiler = torch.profiler.profile(schedule=plan, on_trace_ready=self._write)
+            self.profiler.start()
+
+    def end_step(self, last: bool) -> None:
+        """last: of the run."""
+        if self.profiler is None:
+            return
+        self.profiler.step()
+        self.rest -= 1
+        if last or not self.rest:
+            self.profiler.stop()
+            self.profiler = None
+
+    def _write(self, profiler) -> None:
+        table = profiler.key_averages().table(sort_by=self.sort_by, row_limit=30, max_name_column_width=80)
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)
+            profiler.export_chrome_trace(str(self.folder / "trace.json"))
+            (self.folder / "operators.txt").write_text(table)

@@ -20,7 +20,7 @@ from training.loading import Loader
 from training.logger import Logger
 from training.recorder import Recorder
 from training.sharding import filled_copy, is_sharded, load_optimizer, sharded_like, whole, whole_state
-from training.throughput import Throughput
+from training.throughput import Profile, Throughput
 from utils import Run, seed_everything, wrap
 
 
@@ -28,10 +28,11 @@ class Trainer:
     def __init__(self, raw_model, run: Run, optimizer, rates: np.ndarray, loader: Loader, checkpoints: Checkpoints,
                  extra: dict, *, template=None, grad_clip: float = 0.0, ema_decay: float = 0.0, compile: bool = False,
                  log_interval: int = 10, save_every_minutes: float = 0, save_every_steps: int = 0,
-                 save_ckpt_freq: int = 0):  # fmt: skip
+                 save_ckpt_freq: int = 0, profile: int = 0):  # fmt: skip
         """rates: the learning rate of each step to take; extra: what checkpoints hold beside the state; template: what
         `shard` gave, when raw_model is sharded; ema_decay: of the moving average of the weights that is evaluated, 0:
-        none; save_ckpt_freq: every so many epochs a checkpoint is kept under its epoch's number."""
+        none; save_ckpt_freq: every so many epochs a checkpoint is kept under its epoch's number; profile: as in
+        `Profile`, 0: none."""
         self.raw_model, self.template, self.run = raw_model, template, run
         self.model = wrap(raw_model, run, compile, is_sharded(raw_model))
         self.optimizer, self.rates, self.total_steps, self.loader = optimizer, rates, len(rates), loader
@@ -48,7 +49,7 @@ class Trainer:
         self.best = float("-inf")  # validation score of the best epoch, where a script keeps one
         self.logger: Logger | None = None
         self.lock = None  # on the folder, held as long as this object lives
-        self.throughput = Throughput(run)
+        self.throughput, self.profile = Throughput(run), Profile(run, checkpoints.newest.parent, profile)
         self.recorder = Recorder(run, log_interval)
         self._last_save, self._saved = time.monotonic(), 0  # when, and after how many steps
         self._told_to_stop = False
@@ -150,6 +151,7 @@ class Trainer:
             value.lerp_(trained[name], 1 - self.ema_decay)
 
     def _after_step(self) -> None:
+        self.profile.end_step(last=self.step == self.total_steps)
         self.logger.advance()
         if self.step % self.log_interval == 0 or self.step == self.total_steps:
             self._log()
@@ -178,6 +180,11 @@ class Trainer:
         if self.scaler.is_enabled():
             values["system/loss_scale"] = self.scaler.get_scale()
         self.logger.write(self.step, values)
+        if self.throughput.waits == 2:
+            self.logger.say(
+                f"{values['system/data_wait']:.0%} of the time goes by waiting for data: take more --num_workers than "
+                f"{self.loader.loader.num_workers}, or move the recordings to a faster disk"
+            )
         self.throughput.restart()
 
     # -------------------------------------------------------------------------------------------------- evaluation
