@@ -22,6 +22,7 @@ if __name__ == "__main__":
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
 from dataset.labels import follow_classes
+from dataset.protocol import read_protocol
 from dataset.tasks import Task
 from dataset.windows import class_names, describe_tasks, labelled_folder, labram_labelled_windows
 from evaluation.answers import classify_windows
@@ -42,6 +43,7 @@ from training.checkpoints import find_checkpoint
 from training.flags import (
     add_labram_training_flags,
     add_log_flags,
+    add_protocol_flags,
     add_run_flags,
     add_trust_flags,
     add_tuning_flags,
@@ -64,6 +66,7 @@ def get_args(argv=None):
     flag("--dataset", default="TUAB", help="name of a dataset folder under dataset_dir, or its path")
     flag("--dataset_dir", default="./", help="folder of dataset folders")
     flag("--output_dir", default="./", help="where checkpoints, logs and results go")
+    add_protocol_flags(flag)
     add_trust_flags(flag)
     flag = parser.add_argument_group("model").add_argument
     flag("--model", choices=CLASSIFIERS, default="labram_base_patch200_200", help="size of the network")
@@ -100,9 +103,9 @@ def main(args):
         raise errors.UserError("LaBraM has absolute positions only: leave out --rel_pos_bias and --no-abs_pos_emb")
 
     # --------------------------------------------------------------------------------------------------------- data
-    folder = labelled_folder(args.dataset, args.dataset_dir)
+    folder, protocol = labelled_folder(args.dataset, args.dataset_dir), read_protocol(args)
     splits = ("test",) if args.eval else ("train", "val", "test")
-    sets = {split: labram_labelled_windows(folder, split) for split in splits}
+    sets = {split: labram_labelled_windows(folder, split, protocol) for split in splits}
     classes = class_names(folder, sets.values())
     counts = ", ".join(f"{len(windows)} {split}" for split, windows in sets.items())
     run.say(f"{folder}: {counts} windows of {', '.join(classes)}")
@@ -138,7 +141,8 @@ def main(args):
         start = "linear probe" if args.tune == "probe" else f"LoRA of rank {args.lora_rank}"
     raw_model.to(run.device)
     method = f"{args.model}, {start}"
-    trained_on, found = screen(args, run, {split: [windows] for split, windows in sets.items()}, [folder], path)
+    read = {split: [windows] for split, windows in sets.items()}
+    trained_on, found = screen(args, run, read, [folder], path, protocol)
 
     if args.eval:
         result = classify_windows(raw_model, sets["test"], classes, name=folder.name, split="test", **loading)

@@ -24,6 +24,7 @@ import torch
 
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
+from dataset.protocol import held_out
 from dataset.windows import labram_pretraining_windows, pretraining_folders
 from model.labram import parameter_groups
 from model.labram_masked import MASKED_MODELS, MaskedModel, masked_prediction
@@ -77,8 +78,9 @@ def main(args):
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
-    train_set = labram_pretraining_windows(folders, "train", STRIDE)
-    val_set = labram_pretraining_windows(folders, "val", STRIDE)
+    held = held_out(args.exclude_fold)
+    train_set = labram_pretraining_windows(folders, "train", STRIDE, held)
+    val_set = labram_pretraining_windows(folders, "val", STRIDE, held)
     loader = Loader(
         train_set, args.batch_size, run, collate_montage, args.gradient_accumulation_steps, args.num_workers,
         train_set.same_shape(), overfit_batches=args.overfit_batches, check=check_eeg,

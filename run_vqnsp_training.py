@@ -22,6 +22,7 @@ import torch
 
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
+from dataset.protocol import held_out
 from dataset.windows import labram_pretraining_windows, pretraining_folders
 from evaluation.validation import draw_labram_window, log_codebook
 from model.labram import parameter_groups
@@ -75,8 +76,9 @@ def main(args):
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
-    train_set = labram_pretraining_windows(folders, "train", STRIDE)
-    val_set = labram_pretraining_windows(folders, "val", STRIDE)
+    held = held_out(args.exclude_fold)
+    train_set = labram_pretraining_windows(folders, "train", STRIDE, held)
+    val_set = labram_pretraining_windows(folders, "val", STRIDE, held)
     trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders)
     loader = Loader(
         train_set, args.batch_size, run, collate_montage, args.gradient_accumulation_steps, args.num_workers,

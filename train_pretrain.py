@@ -20,6 +20,7 @@ from torch.utils.data import ConcatDataset
 
 from dataset.batches import collate_prediction
 from dataset.checks import check_eeg
+from dataset.protocol import held_out
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
 from model.gpt import GPTConfig
@@ -75,8 +76,9 @@ def main(args):
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
-    train_set = pretraining_windows(folders, "train", args.block_size)
-    val_set = pretraining_windows(folders, "val", args.block_size)
+    held = held_out(args.exclude_fold)
+    train_set = pretraining_windows(folders, "train", args.block_size, held)
+    val_set = pretraining_windows(folders, "val", args.block_size, held)
     text, val_text = (
         open_text(args.text_dir or Path(args.out_dir) / "text", split, args.block_size) for split in ("train", "val")
     )

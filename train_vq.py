@@ -18,6 +18,7 @@ import torch
 
 from dataset.batches import collate_eeg
 from dataset.checks import check_eeg
+from dataset.protocol import held_out
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
 from evaluation.validation import draw_neurolm_window, log_codebook
@@ -66,8 +67,9 @@ def main(args):
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
-    train_set = pretraining_windows(folders, "train", args.block_size)
-    val_set = pretraining_windows(folders, "val", args.block_size)
+    held = held_out(args.exclude_fold)
+    train_set = pretraining_windows(folders, "train", args.block_size, held)
+    val_set = pretraining_windows(folders, "val", args.block_size, held)
     trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders)
     text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
     loader = Loader(

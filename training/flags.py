@@ -35,6 +35,8 @@ def add_pretraining_data_flags(parser):
     flag = parser.add_argument_group("data").add_argument
     flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
     flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
+    flag("--exclude_fold", nargs="+", action="append", default=[], metavar="WORD", help="DATASET_DIR K k [SEED]: read "
+         "nobody who is in fold k of K of this dataset, or in its validation fold; may be given again")  # fmt: skip
     return add_trust_flags(flag)
 
 
@@ -44,6 +46,15 @@ def add_trust_flags(flag):
     flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
     return flag
+
+
+def add_protocol_flags(flag):
+    """To the group data of what trains on labels: on whom it is trained and judged."""
+    flag("--folds", type=int, help="into how many folds of whole subjects all splits are divided; default: as made")
+    flag("--fold", type=int, help="which of them is the test set, from 0; the next one is validation")
+    flag("--fold_seed", type=natural, default=0, help="of who is in which fold")
+    flag("--calibrate", choices=("subject",), help="center and scale by what is known of each subject, test subjects "
+         "too, without labels: a protocol of its own, never in one row with others")  # fmt: skip
 
 
 def add_cache_flags(flag):
