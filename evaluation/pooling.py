@@ -8,7 +8,7 @@ import pandas as pd
 
 from errors import UserError, check_file
 from evaluation.metrics import bootstrap, interval, primary_metric, score_metrics
-from evaluation.results import COLUMNS, draw_table
+from evaluation.results import CALIBRATED, COLUMNS, draw_table
 from evaluation.scoring import Evaluation, Predictions, evaluate
 
 PLACE = ["recording", "start"]  # what tells windows apart
@@ -150,8 +150,10 @@ def compare_methods(ours: dict, theirs: dict) -> str:
     rows = []
     for (dataset, method), results in ours.items():
         for (other, reference), others in theirs.items():
-            if other != dataset:
+            if other != dataset or method == reference:
                 continue
+            if (CALIBRATED in method) != (CALIBRATED in reference):
+                raise UserError(f"{dataset}: {method} and {reference} are two protocols: they cannot be compared")
             _check_pair(results, others, f"{dataset}: {method} and {reference}")
             drawn, against = _draws(results), _draws(others)
             cells = []

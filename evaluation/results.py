@@ -15,6 +15,7 @@ from evaluation.metrics import primary_metric
 from training.logger import make_folder, replace_text
 
 PUBLISHED = Path(__file__).parents[1] / "docs" / "published.csv"
+CALIBRATED = ", calibrated per subject"  # of a method's name: runs of this protocol never share a row with others
 HARD = ("auc_pr_hard", "auroc_hard")  # of the answers alone, as NeuroLM's published ones are
 COLUMNS = {
     "balanced_accuracy": "BAcc",
@@ -117,7 +118,7 @@ def read_run(path) -> dict:
             if row["recording_metrics"] and row["recordings"] < row["windows"]:
                 metrics = dict(row["recording_metrics"])
                 scores.append((row["dataset"], row["split"], f"{row['recordings']} recordings", metrics))
-        method = about.get("method", path.parent.name) + ", calibrated per subject" * bool(about.get("calibrate"))
+        method = about.get("method", path.parent.name) + CALIBRATED * bool(about.get("calibrate"))
         run = {"path": path, "method": method, "seed": about.get("seed"), "scores": scores}
         return run | {"about": about, "results": content["results"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
