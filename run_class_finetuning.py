@@ -31,6 +31,7 @@ from evaluation.results import report, results_table
 from evaluation.validation import log_answers
 from model.labram import (
     CLASSIFIERS,
+    POWER,
     Classifier,
     class_loss,
     class_probabilities,
@@ -79,6 +80,8 @@ def get_args(argv=None):
     flag("--disable_rel_pos_bias", action="store_false", dest="rel_pos_bias", help="the same as --no-rel_pos_bias")
     flag("--abs_pos_emb", action=switch, default=True, help="LaBraM's positions are absolute")
     flag("--layer_scale_init_value", type=nonnegative, help="default: 0.1 (base), 1e-5 (large), 1e-6 (huge); 0: none")
+    flag("--band_power", action=switch, default=False, help="also give the network each token's log band power, "
+         "standardized; the paper does not")  # fmt: skip
     flag("--drop_path", type=share, default=0.1, help="stochastic depth of the last block; 0.2 for huge in the paper")
     flag = add_labram_training_flags(
         parser, epochs=50, warmup_epochs=5, batch_size=64, accumulation_flag="--update_freq", betas=(0.9, 0.999),
@@ -127,9 +130,10 @@ def main(args):
     config = replace(CLASSIFIERS[args.model], qkv_bias=args.qkv_bias, drop_path=args.drop_path)
     if args.layer_scale_init_value is not None:
         config = replace(config, layer_scale=args.layer_scale_init_value)
-    raw_model = Classifier(config, len(classes) if len(classes) > 2 else 1)  # two classes: one logit
-    start = "from scratch"
     weights = model_state(read_checkpoint(path)) if path else None
+    known_power, outputs = POWER in (weights or ()), len(classes) if len(classes) > 2 else 1  # two classes: one logit
+    raw_model = Classifier(config, outputs, args.band_power or known_power)
+    start = "from scratch"
     if args.eval:
         load_strictly(raw_model, weights, str(path))
     elif args.finetune:
@@ -140,7 +144,7 @@ def main(args):
     if args.tune != "full":
         start = "linear probe" if args.tune == "probe" else f"LoRA of rank {args.lora_rank}"
     raw_model.to(run.device)
-    method = f"{args.model}, {start}"
+    method = f"{args.model}, {start}{', band power' * (raw_model.power_embed is not None)}"
     read = {split: [windows] for split, windows in sets.items()}
     trained_on, found = screen(args, run, read, [folder], path, protocol)
 
@@ -156,6 +160,8 @@ def main(args):
         sets["train"].same_shape(), overfit_batches=args.overfit_batches, check=check_eeg,
     )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
+    if args.band_power and not known_power and not goes_on:
+        raw_model.measure_power(loader.to_measure())
     groups = parameter_groups(raw_model, args.weight_decay, args.layer_decay)
     optimizer = make_optimizer(groups, args.lr, args.opt_betas, run.device, args.opt_eps, args.opt)
     trainer = begin_training(

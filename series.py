@@ -31,6 +31,10 @@ from itertools import product
 from pathlib import Path
 
 import errors
+
+if __name__ == "__main__":
+    errors.requeue_when_told()  # first: what follows takes seconds to import
+
 import evaluation.__main__ as evaluation
 from dataset.descriptions import read_yaml
 from errors import UserError
