@@ -48,6 +48,7 @@ from training.flags import (
     add_run_flags,
     add_trust_flags,
     add_tuning_flags,
+    follow_size,
     make_parser,
     nonnegative,
     share,
@@ -95,7 +96,8 @@ def get_args(argv=None):
     add_run_flags(parser, seed=0, save_ckpt_freq=5)
     flag = add_log_flags(parser, project="LaBraM", runname="finetuning")
     flag("--log_dir", help="folder for TensorBoard; default: none")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return follow_size(args, "lr", 5e-4, CLASSIFIERS[args.model].n_embd, 200)
 
 
 def main(args):

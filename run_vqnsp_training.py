@@ -32,6 +32,7 @@ from training.flags import (
     add_log_flags,
     add_pretraining_data_flags,
     add_run_flags,
+    follow_size,
     make_parser,
     natural,
     positive,
@@ -66,7 +67,8 @@ def get_args(argv=None):
     add_run_flags(parser, seed=0, save_ckpt_freq=20)
     flag = add_log_flags(parser, project="LaBraM", runname="VQNSP")
     flag("--log_dir", help="folder for TensorBoard; default: none")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return follow_size(args, "lr", 5e-5, TOKENIZERS[args.model][0].n_embd, 200)
 
 
 def main(args):
@@ -77,7 +79,7 @@ def main(args):
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
     held = held_out(args.exclude_fold)
-    train_set = labram_pretraining_windows(folders, "train", STRIDE, held)
+    train_set = labram_pretraining_windows(folders, "train", STRIDE, held, args.hours)
     val_set = labram_pretraining_windows(folders, "val", STRIDE, held)
     trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders)
     loader = Loader(

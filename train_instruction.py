@@ -45,6 +45,7 @@ from training.flags import (
     add_run_flags,
     add_trust_flags,
     add_tuning_flags,
+    follow_size,
     make_parser,
     positive,
     share,
@@ -57,6 +58,9 @@ from training.sampling import MIXINGS, Mixture, mixing_shares
 from training.screening import screen
 from training.starting import BEST, NEWEST, new_neurolm, resumes, stage_folder, start_script, start_training
 from training.tuning import tune
+
+# of --learning_rate auto: the paper's three, and docs/results.md
+RATES = {"tiny": 1e-3, "mini": 1e-3, "small": 7e-4, "B": 5e-4, "L": 5e-5, "XL": 2e-5}
 
 
 def get_args(argv=None):
@@ -93,7 +97,8 @@ def get_args(argv=None):
     flag = add_run_flags(parser, seed=1337, save_ckpt_freq=5)
     flag("--fsdp", action=switch, default=False, help="shard model and optimizer over the processes: for large sizes")
     add_log_flags(parser, project="NeuroLM", runname="instruction")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return follow_size(args, "learning_rate", RATES[args.size])
 
 
 def main(args):

@@ -28,6 +28,7 @@ from training.flags import (
     add_neurolm_training_flags,
     add_pretraining_data_flags,
     add_run_flags,
+    follow_size,
     make_parser,
     natural,
     switch,
@@ -57,7 +58,8 @@ def get_args(argv=None):
     flag("--revive_dead_codes", type=natural, default=0, help="re-seed codes idle for so many steps; 0: never")
     add_run_flags(parser, seed=1337, save_ckpt_freq=10)
     add_log_flags(parser, project="NeuroLM", runname="VQ")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return follow_size(args, "learning_rate", 5e-5, VQ_SIZES[args.size].encoder.n_embd, VQ_SIZES["B"].encoder.n_embd)
 
 
 def main(args):
@@ -68,7 +70,7 @@ def main(args):
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
     held = held_out(args.exclude_fold)
-    train_set = pretraining_windows(folders, "train", args.block_size, held)
+    train_set = pretraining_windows(folders, "train", args.block_size, held, args.hours)
     val_set = pretraining_windows(folders, "val", args.block_size, held)
     trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders)
     text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)

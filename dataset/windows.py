@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dataset.channels import channel_rows
+from dataset.leaks import shorten
 from dataset.protocol import PUBLISHED, Protocol, without
 from dataset.recordings import Recording, RecordingReader, describe_dataset, find_datasets, open_dataset, segments
 from dataset.tasks import Task
@@ -150,23 +151,28 @@ def pretraining_folders(dataset_dir, names: list[str] | None = None):
     return unlabelled
 
 
-def pretraining_windows(folders, split: str, max_tokens: int, held=()) -> Windows:
+def pretraining_windows(folders, split: str, max_tokens: int, held=(), hours=None) -> Windows:
     """Continuous windows of a split of all folders, each as long as fits into `max_tokens` tokens, without the subjects
-    of the rosters `held`. Raises UserError where no recording gives one."""
-    recordings = _pretraining_recordings(folders, split, held)
+    of the rosters `held`, and of so many `hours` of EEG. Raises UserError where no recording gives one."""
+    recordings = _pretraining_recordings(folders, split, held, hours)
     windows = Windows.continuous(recordings, lambda channels: window_seconds(channels, max_tokens))
     if not len(windows):
         raise UserError(f"{', '.join(map(str, folders))}: no {split} recording is as long as {SHORTEST} s")
     return windows
 
 
-def _pretraining_recordings(folders, split: str, held) -> list[Recording]:
-    """The recordings of a split of all folders. A small corpus may be for training only, but one must have a `val`."""
+def _pretraining_recordings(folders, split: str, held, hours) -> list[Recording]:
+    """The recordings of a split of all folders. A small corpus may be for training only, but one must have a `val`.
+    Fewer `hours` are some of more: in the order of a hash of their names."""
     if split == "val":
         folders = [folder for folder in folders if (folder / split).is_dir()] or folders
     recordings = [recording for folder in folders for recording in without(open_dataset(folder, split), folder, held)]
     if not recordings:
         raise UserError(f"--exclude_fold leaves no {split} recording of {', '.join(map(str, folders))}: add a dataset")
+    if hours:
+        mixed = sorted(recordings, key=lambda recording: shorten(recording.name))
+        before = np.cumsum([0] + [recording.samples for recording in mixed[:-1]])
+        recordings = [recording for recording, read in zip(mixed, before, strict=True) if read < hours * 3600 * RATE]
     return recordings
 
 
@@ -204,13 +210,13 @@ def describe_tasks(sets: dict[Task, Windows]) -> list[dict]:
     return rows
 
 
-def labram_pretraining_windows(folders, split: str, stride: int, held=()) -> Windows:
+def labram_pretraining_windows(folders, split: str, stride: int, held=(), hours=None) -> Windows:
     """Windows of 256 // C seconds, 16 at most, every `stride` seconds (LaBraM, appendix on pre-training), without the
-    subjects of the rosters `held`.
+    subjects of the rosters `held`, and of so many `hours` of EEG.
 
     Raises UserError for channels that LaBraM cannot embed, and when no recording is long enough.
     """
-    recordings = _pretraining_recordings(folders, split, held)
+    recordings = _pretraining_recordings(folders, split, held, hours)
     windows = Windows.continuous(recordings, lambda channels: min(LABRAM_SECONDS, 256 // channels), stride)
     if not len(windows):
         raise UserError(f"{', '.join(map(str, folders))}: no {split} recording is as long as one window of 256 tokens")
