@@ -60,6 +60,7 @@ def main(args):
     for line in explain_labels(tasks):
         run.say(line)
     protocol = read_protocol(args)
+    drawn = [args.seed, args.fold, args.fold_seed] if args.folds else args.seed  # other chances in other folds
     plain = replace(protocol, calibrate=None)  # here the features are calibrated, not the EEG
     sets = {split: open_tasks(tasks, split, plain) for split in ("train", "val", "test")}
     read = {split: [*windows_of.values()] for split, windows_of in sets.items()}
@@ -77,7 +78,7 @@ def main(args):
             "tangent space and log band power": slice(None),
         }
         methods = {
-            "chance": np.random.default_rng(args.seed).dirichlet(np.ones(task.n_classes), len(labels["test"])),
+            "chance": np.random.default_rng(drawn).dirichlet(np.ones(task.n_classes), len(labels["test"])),
             "majority": always_most_common(labels["train"], task.n_classes, len(labels["test"])),
         }
         for name, chosen in columns.items():

@@ -19,11 +19,9 @@ def pool_runs(runs, split: str) -> list[dict]:
     are. Raises UserError where a fold is missing or there twice, or where a window or a subject is in two."""
     groups = {}
     for run in runs:
-        about = run["about"]
-        folds = about.get("folds")
-        key = (run["method"], folds, about.get("fold_seed"), run["seed"]) if folds else run["path"].resolve()
-        datasets = [row["dataset"] for row in run["results"] if row["split"] == split]
-        for dataset in datasets:
+        folds = run["about"].get("folds")
+        key = (run["method"], folds, run["about"].get("fold_seed"), run["seed"]) if folds else run["path"].resolve()
+        for dataset in (row["dataset"] for row in run["results"] if row["split"] == split):
             groups.setdefault(key, {}).setdefault(dataset, []).append(run)
     return [_pool(parts, split) for parts in groups.values()]
 
@@ -31,10 +29,9 @@ def pool_runs(runs, split: str) -> list[dict]:
 def _pool(parts: dict, split: str) -> dict:
     """One repeat of `parts`, {dataset: its runs}."""
     first = next(iter(parts.values()))[0]
-    about, count = first["about"], first["about"].get("folds")
-    method, seed = first["method"], first["seed"]
+    method, seed, count = first["method"], first["seed"], first["about"].get("folds")
     if count:
-        method, seed = f"{method}, {count} folds", (seed, about["fold_seed"])
+        method, seed = f"{method}, {count} folds", (seed, first["about"]["fold_seed"])
     evaluations, scores = [], []
     for dataset, runs in parts.items():
         if count:
@@ -45,8 +42,7 @@ def _pool(parts: dict, split: str) -> dict:
         recordings = result.windows["recording"].nunique()
         if result.recording_metrics and recordings < len(result.windows):
             scores.append((dataset, split, f"{recordings} recordings", result.recording_metrics))
-    pooled = {"path": first["path"], "method": method, "seed": seed, "scores": scores}
-    return pooled | {"evaluations": evaluations, "about": about}
+    return {"path": first["path"], "method": method, "seed": seed, "scores": scores, "evaluations": evaluations}
 
 
 def _check_folds(runs, count: int, what: str) -> None:
@@ -82,7 +78,10 @@ def _evaluate(runs, dataset: str, split: str) -> Evaluation:
         raise UserError(f"{dataset}: the folds from {runs[0]['path']} on have different answers: make them all again")
     windows = pd.concat([table for table, _ in tables], ignore_index=True).sort_values(PLACE, ignore_index=True)
     predictions = Predictions(windows["label"].to_numpy(), windows[[f"p_{name}" for name in answers]].to_numpy())
-    return evaluate(predictions, windows, name=dataset, split=split, answers=answers, metrics=names)
+    try:
+        return evaluate(predictions, windows, name=dataset, split=split, answers=answers, metrics=names)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{runs[0]['path']}: the answers to the windows of {dataset} are damaged ({error})") from None
 
 
 def read_windows(path, answers) -> pd.DataFrame:

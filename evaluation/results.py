@@ -118,6 +118,9 @@ def read_run(path) -> dict:
             if row["recording_metrics"] and row["recordings"] < row["windows"]:
                 metrics = dict(row["recording_metrics"])
                 scores.append((row["dataset"], row["split"], f"{row['recordings']} recordings", metrics))
+        numbers = [about.get(name) for name in ("folds", "fold", "fold_seed")]
+        if numbers[0] and not all(isinstance(number, int) for number in numbers):
+            raise ValueError(f"folds, fold, fold_seed: {numbers}")
         method = about.get("method", path.parent.name) + CALIBRATED * bool(about.get("calibrate"))
         run = {"path": path, "method": method, "seed": about.get("seed"), "scores": scores}
         return run | {"about": about, "results": content["results"]}

@@ -66,13 +66,13 @@ def check_calibration(checkpoint: dict, source, calibrate: str | None = None) ->
 def _as_read(roster: Roster, folder: Path, sets: dict) -> Roster:
     """The roster with each recording in the split that this run reads it in, which folds may have changed; what is in
     its training split and not read, nobody is trained on, and who is only asked has no other split."""
-    read = {
-        recording.name: split
-        for split, several in sets.items()
-        for windows in several
-        for recording in windows.recordings
-        if folder in recording.path.resolve().parents
-    }
+    read, inside = {}, {}  # inside: whether a folder of files is below this one
+    for split, recording in ((s, r) for s, several in sets.items() for windows in several for r in windows.recordings):
+        place = recording.path.parent
+        if place not in inside:
+            inside[place] = folder in (place.resolve() / "file").parents
+        if inside[place]:
+            read[recording.name] = split
     unread = {"val", "test"} if "train" in sets else set()
     rows = [replace(row, split=read.get(row.recording, row.split)) for row in roster.rows]
     kept = (row for row in rows if row.recording in read or row.split in unread or not row.recording)
