@@ -35,9 +35,10 @@ import errors
 if __name__ == "__main__":
     errors.requeue_when_told()  # first: what follows takes seconds to import
 
-import evaluation.__main__ as evaluation
 from dataset.descriptions import read_yaml
 from errors import UserError
+from evaluation.__main__ import show
+from evaluation.results import read_run
 
 ROOT = Path(__file__).resolve().parent
 FIELDS = {"out_dir": str, "variants": dict, "folds": int, "fold_seeds": list, "seeds": list, "against": str}
@@ -108,7 +109,8 @@ def run_series(plan: dict) -> list[Path]:
             print(f"{time.strftime('%H:%M:%S')} {number} of {len(everything)}: {step}", flush=True)
             began = time.monotonic()
             with open(f"{mark}.log", "w", encoding="utf-8") as log:
-                ended = _run([sys.executable, *shlex.split(step)], log)
+                script, *argv = shlex.split(step)
+                ended = _run([sys.executable, ROOT / script, *argv], log)
             if ended:
                 print(f"         failed with {ended}: {mark}.log", flush=True)
                 failed.append(Path(f"{mark}.log"))
@@ -119,7 +121,7 @@ def run_series(plan: dict) -> list[Path]:
 
 def _run(command, log) -> int:
     """The status that a command ends with; where this process is stopped it is told to save and stop as well."""
-    child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    child = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         return child.wait()
     except BaseException:
@@ -134,20 +136,19 @@ def find_results(out: Path) -> list[Path]:
 
 def print_table(plan: dict) -> None:
     """The table of the repeats that are complete, and what is missing of the others."""
-    repeats, chosen = {}, {}  # (variant, fold seed, seed) -> results of each cell; variant -> results
+    repeats, runs = {}, {}  # (variant, fold seed, seed) -> results of each cell; variant -> runs, called after it
     for repeat, out, _ in list_cells(plan):
         repeats.setdefault(repeat, []).append(find_results(out))
     for (variant, fold_seed, seed), results in repeats.items():
         complete = sum(map(bool, results))
         if complete == len(results):
-            chosen.setdefault(variant, []).extend(path for paths in results for path in paths)
+            found = [read_run(path) for paths in results for path in paths]
+            runs.setdefault(variant, []).extend(run | {"method": f"{variant}: {run['method']}"} for run in found)
         else:
             print(f"{variant}, seed {seed}, fold seed {fold_seed}: {complete} of {len(results)} cells are there")
-    reference = chosen.get(plan["against"], []) if len(chosen) > 1 else []
-    if chosen:
-        argv = [path for paths in chosen.values() for path in paths] + (["--against", *reference] if reference else [])
+    if runs:
         print()
-        evaluation.main(evaluation.get_args([*map(str, argv)]))
+        show([run for several in runs.values() for run in several], runs.get(plan["against"], []) * (len(runs) > 1))
 
 
 if __name__ == "__main__":

@@ -32,22 +32,26 @@ def get_args(argv=None):
 
 
 def main(args):
-    runs = [read_run(path) for path in args.runs]
+    runs, others = ([read_run(path) for path in paths or ()] for paths in (args.runs, args.against))
+    show(runs, others, args.split, args.published, args.details)
+
+
+def show(runs, others=(), split="test", published=PUBLISHED, details=None) -> None:
+    """Print the tables of runs (of `read_run`), held against `others`."""
     try:
-        published = pd.read_csv(args.published)
+        known = pd.read_csv(published)
     except (OSError, ValueError) as error:
-        raise UserError(f"--published {args.published} cannot be read: {error}") from error
-    folded = pool_runs([run for run in runs if run["about"].get("folds")], args.split)
+        raise UserError(f"--published {published} cannot be read: {error}") from error
+    folded = pool_runs([run for run in runs if run["about"].get("folds")], split)
     plain = [run for run in runs if not run["about"].get("folds")]
-    print(compare_runs(plain + folded, published, args.split))
+    print(compare_runs(plain + folded, known, split))
     if folded:
         print(f"\n{interval_table(group_repeats(folded))}")
-    if args.details:
-        write_details(args.details, group_repeats(folded + pool_runs(plain, args.split)))
-    if args.against:
-        other = pool_runs([read_run(path) for path in args.against], args.split)
-        ours = group_repeats(folded + pool_runs(plain, args.split))
-        print(f"\n{compare_methods(ours, group_repeats(other))}")
+    if details:
+        write_details(details, group_repeats(folded + pool_runs(plain, split)))
+    if others:
+        ours, theirs = folded + pool_runs(plain, split), pool_runs(others, split)
+        print(f"\n{compare_methods(group_repeats(ours), group_repeats(theirs))}")
 
 
 def write_details(path, groups) -> None:

@@ -145,14 +145,16 @@ def _draws(results: list[Evaluation]) -> dict[str, np.ndarray]:
 
 def compare_methods(ours: dict, theirs: dict) -> str:
     """Each method of `ours` against each of `theirs` (of `group_repeats`) on the same windows: the difference, its 95 %
-    interval and its two-sided p, by the same draws of subjects for both. Raises UserError for other windows."""
-    rows = []
+    interval and its two-sided p, by the same draws of subjects for both. Raises UserError for other windows, and where
+    no two can be compared."""
+    rows, refused = [], "no dataset of these runs is among the others"
     for (dataset, method), results in ours.items():
         for (other, reference), others in theirs.items():
             if other != dataset or method == reference:
                 continue
             if (CALIBRATED in method) != (CALIBRATED in reference):
-                raise UserError(f"{dataset}: {method} and {reference} are two protocols: they cannot be compared")
+                refused = f"{method} and {reference} are two protocols, which are not compared"
+                continue
             _check_pair(results, others, f"{dataset}: {method} and {reference}")
             drawn, against = _draws(results), _draws(others)
             cells = []
@@ -166,7 +168,7 @@ def compare_methods(ours: dict, theirs: dict) -> str:
                 cells.append(f"{COLUMNS[name]} {means[0] - means[1]:+.3f} ({low:+.3f} .. {high:+.3f}) p {p:.3f}")
             rows.append([dataset, method, reference, *cells])
     if not rows:
-        raise UserError("--against: no dataset of these runs is among the others")
+        raise UserError(f"--against: {refused}")
     return draw_table(["dataset", "method", "against", "balanced accuracy", "AUROC or kappa"], rows)
 
 

@@ -92,15 +92,15 @@ def test_a_table_stands_at_any_moment(tmp_path, capsys):
                       against="plain")  # fmt: skip
     for variant, lean in (("plain", 0.0), ("tuned", 0.3)):
         for fold in range(3):
-            write_fold(tmp_path / "out" / variant / f"folds0-{fold}-seed0", fold, variant, lean=lean)
+            write_fold(tmp_path / "out" / variant / f"folds0-{fold}-seed0", fold, "plain", lean=lean)
     write_fold(tmp_path / "out" / "plain" / "folds0-1-seed1", 1, "plain", seed=1)
     series.main(series.get_args([str(plan), "--table"]))
     said = capsys.readouterr().out
     assert "plain, seed 1, fold seed 0: 1 of 3 cells are there" in said
     assert "tuned, seed 1, fold seed 0: 0 of 3 cells are there" in said
-    rows = [line for line in said.splitlines() if "plain, 3 folds" in line]
+    rows = [line for line in said.splitlines() if "plain: plain, 3 folds" in line]
     assert "192 windows" in rows[0] and "here, 1 run" in rows[0]
-    assert len([row for row in rows if "tuned, 3 folds" in row and " p " in row]) == 1
+    assert len([row for row in rows if "tuned: plain, 3 folds" in row and " p " in row]) == 1
 
 
 WAITS = """
