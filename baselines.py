@@ -11,6 +11,7 @@ writes <out_dir>/<task>/<method>/results.json. C channels · W windows
 """
 
 import argparse
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 import errors
 from dataset.labels import explain_labels
+from dataset.protocol import read_protocol
 from dataset.tasks import find_tasks
 from dataset.windows import open_tasks
 from errors import UserError
@@ -29,7 +31,8 @@ from evaluation.metrics import primary_metric, score_metrics
 from evaluation.results import report
 from evaluation.scoring import Predictions, evaluate
 from model.inputs import BANDS, RATE, SMALLEST, log_band_power
-from training.flags import natural
+from training.flags import add_protocol_flags, natural
+from training.screening import screen
 from utils import start_run
 
 STRENGTHS = 10.0 ** np.arange(-5, 3)  # C of the logistic regression, the inverse of its regularisation
@@ -45,6 +48,9 @@ def get_args(argv=None):
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: every known one under dataset_dir")
     flag("--out_dir", default="./")
     flag("--seed", type=natural, default=1337, help="of the chance")
+    add_protocol_flags(flag)
+    flag("--verify", action="store_true", help="hold the sha256 of every file against its manifest first")
+    flag("--allow_leak", action="store_true", help="go on with subjects who are on both sides; results say so")
     return parser.parse_args(argv)
 
 
@@ -53,11 +59,18 @@ def main(args):
     tasks = find_tasks(args.dataset_dir, args.tasks)
     for line in explain_labels(tasks):
         run.say(line)
-    sets = {split: open_tasks(tasks, split) for split in ("train", "val", "test")}
+    protocol = read_protocol(args)
+    drawn = [args.seed, args.fold, args.fold_seed] if args.folds else args.seed  # other chances in other folds
+    plain = replace(protocol, calibrate=None)  # here the features are calibrated, not the EEG
+    sets = {split: open_tasks(tasks, split, plain) for split in ("train", "val", "test")}
+    read = {split: [*windows_of.values()] for split, windows_of in sets.items()}
+    _, found = screen(args, run, read, tasks.values(), protocol=protocol)
     for task in tasks:
         windows = {split: set_of[task] for split, set_of in sets.items()}
         labels = {split: w.index[:, 3] for split, w in windows.items()}
         features = read_features(task, windows)
+        if protocol.calibrate:
+            calibrate(features, windows)
         power = len(common_channels(task, windows)) * len(BANDS)  # as many features are band power
         columns = {
             "log band power": slice(power),
@@ -65,7 +78,7 @@ def main(args):
             "tangent space and log band power": slice(None),
         }
         methods = {
-            "chance": np.random.default_rng(args.seed).dirichlet(np.ones(task.n_classes), len(labels["test"])),
+            "chance": np.random.default_rng(drawn).dirichlet(np.ones(task.n_classes), len(labels["test"])),
             "majority": always_most_common(labels["train"], task.n_classes, len(labels["test"])),
         }
         for name, chosen in columns.items():
@@ -75,7 +88,7 @@ def main(args):
             about = {"name": task.name, "split": "test", "answers": task.answers, "metrics": task.metrics}
             result = evaluate(Predictions(labels["test"], probabilities), windows["test"].describe(), **about)
             run.say(f"\n{method}")
-            report(Path(args.out_dir, task.name, method.replace(" ", "_")), [result], run, method=method)
+            report(Path(args.out_dir, task.name, method.replace(" ", "_")), [result], run, method=method, **found)
 
 
 def common_channels(task, windows) -> list[str]:
@@ -98,6 +111,17 @@ def read_features(task, windows) -> dict[str, np.ndarray]:
             eeg = w[i]["eeg"][[w.recordings[number].channels.index(channel) for channel in common]]
             features[split][i] = np.concatenate([log_band_power(torch.from_numpy(eeg)).flatten(), tangent_space(eeg)])
     return features
+
+
+def calibrate(features, windows) -> None:
+    """Standardize features over all windows of each subject, in place; no label is read."""
+    subjects = {split: np.array(w.describe()["subject"]) for split, w in windows.items()}
+    for subject in np.unique(np.concatenate([*subjects.values()])):
+        mine = np.concatenate([features[split][subjects[split] == subject] for split in features])
+        mean, std = mine.mean(0), mine.std(0)
+        for split, rows in features.items():
+            of_subject = subjects[split] == subject
+            rows[of_subject] = (rows[of_subject] - mean) / np.where(std > 0, std, 1)
 
 
 def tangent_space(eeg) -> np.ndarray:

@@ -22,6 +22,7 @@ if __name__ == "__main__":
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
 from dataset.labels import follow_classes
+from dataset.protocol import read_protocol
 from dataset.tasks import Task
 from dataset.windows import class_names, describe_tasks, labelled_folder, labram_labelled_windows
 from evaluation.answers import classify_windows
@@ -30,6 +31,7 @@ from evaluation.results import report, results_table
 from evaluation.validation import log_answers
 from model.labram import (
     CLASSIFIERS,
+    POWER,
     Classifier,
     class_loss,
     class_probabilities,
@@ -42,9 +44,11 @@ from training.checkpoints import find_checkpoint
 from training.flags import (
     add_labram_training_flags,
     add_log_flags,
+    add_protocol_flags,
     add_run_flags,
     add_trust_flags,
     add_tuning_flags,
+    follow_size,
     make_parser,
     nonnegative,
     share,
@@ -64,6 +68,7 @@ def get_args(argv=None):
     flag("--dataset", default="TUAB", help="name of a dataset folder under dataset_dir, or its path")
     flag("--dataset_dir", default="./", help="folder of dataset folders")
     flag("--output_dir", default="./", help="where checkpoints, logs and results go")
+    add_protocol_flags(flag)
     add_trust_flags(flag)
     flag = parser.add_argument_group("model").add_argument
     flag("--model", choices=CLASSIFIERS, default="labram_base_patch200_200", help="size of the network")
@@ -76,6 +81,8 @@ def get_args(argv=None):
     flag("--disable_rel_pos_bias", action="store_false", dest="rel_pos_bias", help="the same as --no-rel_pos_bias")
     flag("--abs_pos_emb", action=switch, default=True, help="LaBraM's positions are absolute")
     flag("--layer_scale_init_value", type=nonnegative, help="default: 0.1 (base), 1e-5 (large), 1e-6 (huge); 0: none")
+    flag("--band_power", action=switch, default=False, help="also give the network each token's log band power, "
+         "standardized; the paper does not")  # fmt: skip
     flag("--drop_path", type=share, default=0.1, help="stochastic depth of the last block; 0.2 for huge in the paper")
     flag = add_labram_training_flags(
         parser, epochs=50, warmup_epochs=5, batch_size=64, accumulation_flag="--update_freq", betas=(0.9, 0.999),
@@ -89,7 +96,8 @@ def get_args(argv=None):
     add_run_flags(parser, seed=0, save_ckpt_freq=5)
     flag = add_log_flags(parser, project="LaBraM", runname="finetuning")
     flag("--log_dir", help="folder for TensorBoard; default: none")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return follow_size(args, "lr", 5e-4, CLASSIFIERS[args.model].n_embd, 200)
 
 
 def main(args):
@@ -100,9 +108,9 @@ def main(args):
         raise errors.UserError("LaBraM has absolute positions only: leave out --rel_pos_bias and --no-abs_pos_emb")
 
     # --------------------------------------------------------------------------------------------------------- data
-    folder = labelled_folder(args.dataset, args.dataset_dir)
+    folder, protocol = labelled_folder(args.dataset, args.dataset_dir), read_protocol(args)
     splits = ("test",) if args.eval else ("train", "val", "test")
-    sets = {split: labram_labelled_windows(folder, split) for split in splits}
+    sets = {split: labram_labelled_windows(folder, split, protocol) for split in splits}
     classes = class_names(folder, sets.values())
     counts = ", ".join(f"{len(windows)} {split}" for split, windows in sets.items())
     run.say(f"{folder}: {counts} windows of {', '.join(classes)}")
@@ -124,9 +132,10 @@ def main(args):
     config = replace(CLASSIFIERS[args.model], qkv_bias=args.qkv_bias, drop_path=args.drop_path)
     if args.layer_scale_init_value is not None:
         config = replace(config, layer_scale=args.layer_scale_init_value)
-    raw_model = Classifier(config, len(classes) if len(classes) > 2 else 1)  # two classes: one logit
-    start = "from scratch"
     weights = model_state(read_checkpoint(path)) if path else None
+    known_power, outputs = POWER in (weights or ()), len(classes) if len(classes) > 2 else 1  # two classes: one logit
+    raw_model = Classifier(config, outputs, args.band_power or known_power)
+    start = "from scratch"
     if args.eval:
         load_strictly(raw_model, weights, str(path))
     elif args.finetune:
@@ -137,8 +146,9 @@ def main(args):
     if args.tune != "full":
         start = "linear probe" if args.tune == "probe" else f"LoRA of rank {args.lora_rank}"
     raw_model.to(run.device)
-    method = f"{args.model}, {start}"
-    trained_on, found = screen(args, run, {split: [windows] for split, windows in sets.items()}, [folder], path)
+    method = f"{args.model}, {start}{', band power' * (raw_model.power_embed is not None)}"
+    read = {split: [windows] for split, windows in sets.items()}
+    trained_on, found = screen(args, run, read, [folder], path, protocol)
 
     if args.eval:
         result = classify_windows(raw_model, sets["test"], classes, name=folder.name, split="test", **loading)
@@ -152,6 +162,8 @@ def main(args):
         sets["train"].same_shape(), overfit_batches=args.overfit_batches, check=check_eeg,
     )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
+    if args.band_power and not known_power and not goes_on:
+        raw_model.measure_power(loader.to_measure())
     groups = parameter_groups(raw_model, args.weight_decay, args.layer_decay)
     optimizer = make_optimizer(groups, args.lr, args.opt_betas, run.device, args.opt_eps, args.opt)
     trainer = begin_training(

@@ -24,6 +24,7 @@ import torch
 
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
+from dataset.protocol import held_out
 from dataset.windows import labram_pretraining_windows, pretraining_folders
 from model.labram import parameter_groups
 from model.labram_masked import MASKED_MODELS, MaskedModel, masked_prediction
@@ -34,6 +35,7 @@ from training.flags import (
     add_log_flags,
     add_pretraining_data_flags,
     add_run_flags,
+    follow_size,
     make_parser,
     nonnegative,
     positive,
@@ -67,7 +69,8 @@ def get_args(argv=None):
     add_run_flags(parser, seed=0, save_ckpt_freq=5)
     flag = add_log_flags(parser, project="LaBraM", runname="pretraining")
     flag("--log_dir", help="folder for TensorBoard; default: none")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return follow_size(args, "lr", 5e-4, MASKED_MODELS[args.model].n_embd, 200)
 
 
 def main(args):
@@ -77,8 +80,9 @@ def main(args):
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
-    train_set = labram_pretraining_windows(folders, "train", STRIDE)
-    val_set = labram_pretraining_windows(folders, "val", STRIDE)
+    held = held_out(args.exclude_fold)
+    train_set = labram_pretraining_windows(folders, "train", STRIDE, held, args.hours)
+    val_set = labram_pretraining_windows(folders, "val", STRIDE, held)
     loader = Loader(
         train_set, args.batch_size, run, collate_montage, args.gradient_accumulation_steps, args.num_workers,
         train_set.same_shape(), overfit_batches=args.overfit_batches, check=check_eeg,

@@ -22,6 +22,7 @@ import torch
 
 from dataset.batches import collate_montage
 from dataset.checks import check_eeg
+from dataset.protocol import held_out
 from dataset.windows import labram_pretraining_windows, pretraining_folders
 from evaluation.validation import draw_labram_window, log_codebook
 from model.labram import parameter_groups
@@ -31,6 +32,7 @@ from training.flags import (
     add_log_flags,
     add_pretraining_data_flags,
     add_run_flags,
+    follow_size,
     make_parser,
     natural,
     positive,
@@ -65,7 +67,8 @@ def get_args(argv=None):
     add_run_flags(parser, seed=0, save_ckpt_freq=20)
     flag = add_log_flags(parser, project="LaBraM", runname="VQNSP")
     flag("--log_dir", help="folder for TensorBoard; default: none")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return follow_size(args, "lr", 5e-5, TOKENIZERS[args.model][0].n_embd, 200)
 
 
 def main(args):
@@ -75,8 +78,9 @@ def main(args):
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
-    train_set = labram_pretraining_windows(folders, "train", STRIDE)
-    val_set = labram_pretraining_windows(folders, "val", STRIDE)
+    held = held_out(args.exclude_fold)
+    train_set = labram_pretraining_windows(folders, "train", STRIDE, held, args.hours)
+    val_set = labram_pretraining_windows(folders, "val", STRIDE, held)
     trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders)
     loader = Loader(
         train_set, args.batch_size, run, collate_montage, args.gradient_accumulation_steps, args.num_workers,

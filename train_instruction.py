@@ -21,6 +21,7 @@ import numpy as np
 from dataset.batches import QuestionCollate, QuestionWindows
 from dataset.checks import check_eeg
 from dataset.labels import explain_labels, follow_tasks
+from dataset.protocol import read_protocol
 from dataset.tasks import find_tasks
 from dataset.text import load_tokenizer, open_text
 from dataset.windows import describe_tasks, open_tasks
@@ -40,9 +41,11 @@ from training.flags import (
     add_language_model_flags,
     add_log_flags,
     add_neurolm_training_flags,
+    add_protocol_flags,
     add_run_flags,
     add_trust_flags,
     add_tuning_flags,
+    follow_size,
     make_parser,
     positive,
     share,
@@ -56,6 +59,9 @@ from training.screening import screen
 from training.starting import BEST, NEWEST, new_neurolm, resumes, stage_folder, start_script, start_training
 from training.tuning import tune
 
+# of --learning_rate auto: the paper's three, and docs/results.md
+RATES = {"tiny": 1e-3, "mini": 1e-3, "small": 7e-4, "B": 5e-4, "L": 5e-5, "XL": 2e-5}
+
 
 def get_args(argv=None):
     parser = make_parser(__doc__)
@@ -65,6 +71,7 @@ def get_args(argv=None):
     flag("--text_dir", help="folder of train.bin; default: <out_dir>/text")
     flag("--out_dir", default="./", help="where checkpoints/ and text/ are")
     add_cache_flags(flag)
+    add_protocol_flags(flag)
     add_trust_flags(flag)
     flag = parser.add_argument_group("model").add_argument
     flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: the one in out_dir")
@@ -90,7 +97,8 @@ def get_args(argv=None):
     flag = add_run_flags(parser, seed=1337, save_ckpt_freq=5)
     flag("--fsdp", action=switch, default=False, help="shard model and optimizer over the processes: for large sizes")
     add_log_flags(parser, project="NeuroLM", runname="instruction")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return follow_size(args, "learning_rate", RATES[args.size])
 
 
 def main(args):
@@ -102,7 +110,7 @@ def main(args):
         raise UserError("--standardize and --band_power belong to a new model: give them to train_pretrain.py")
 
     # --------------------------------------------------------------------------------------------------------- data
-    tasks, said = find_tasks(args.dataset_dir, args.tasks), []
+    tasks, said, protocol = find_tasks(args.dataset_dir, args.tasks), [], read_protocol(args)
     if args.eval_only:
         path = find_checkpoint(args.NeuroLM_path, args.out_dir, "--NeuroLM_path", f"checkpoints/{out_dir.name}/{BEST}")
         checkpoint = read_checkpoint(path)
@@ -111,7 +119,7 @@ def main(args):
     for line in said + explain_labels(tasks):
         run.say(line)
     splits = ["test"] if args.eval_only else ["train", "val", "test"]
-    sets = {split: open_tasks(tasks, split) for split in splits}
+    sets = {split: open_tasks(tasks, split, protocol) for split in splits}
 
     # -------------------------------------------------------------------------------------------------------- model
     if args.eval_only:
@@ -131,7 +139,8 @@ def main(args):
     args.official_padding = choose_padding(encoder, args.official_padding, QUESTION_TOKENS, run, newest)
     for task, windows in (row for windows_of in sets.values() for row in windows_of.items()):
         encoder.patch_embed.check_tokens(int(windows.shapes().prod(1).max()), f"a window of task {task.name}")
-    trained_on, found = screen(args, run, {s: [*of.values()] for s, of in sets.items()}, tasks.values(), path)
+    read = {split: [*windows_of.values()] for split, windows_of in sets.items()}
+    trained_on, found = screen(args, run, read, tasks.values(), path, protocol)
 
     answering = (args.eeg_batch_size, run, args.num_workers, args.answer_by)
     named = [f"NeuroLM-{args.size}"]  # what runs of other seeds share

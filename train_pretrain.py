@@ -20,10 +20,11 @@ from torch.utils.data import ConcatDataset
 
 from dataset.batches import collate_prediction
 from dataset.checks import check_eeg
+from dataset.protocol import held_out
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
 from model.gpt import GPTConfig
-from model.neurolm import TEXT_ROWS, NeuroLM
+from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
 from model.vq import VQ, VQ_Align
 from training.checkpoints import find_checkpoint
 from training.feature_cache import cache_features, read_codes
@@ -34,6 +35,7 @@ from training.flags import (
     add_neurolm_training_flags,
     add_pretraining_data_flags,
     add_run_flags,
+    follow_size,
     make_parser,
     switch,
 )
@@ -65,7 +67,8 @@ def get_args(argv=None):
     flag = add_run_flags(parser, seed=1337, save_ckpt_freq=5)
     flag("--fsdp", action=switch, default=False, help="shard model and optimizer over the processes: for large sizes")
     add_log_flags(parser, project="NeuroLM", runname="NeuroLM")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return follow_size(args, "learning_rate", 6e-4, LM_SIZES[args.size].n_embd, LM_SIZES["B"].n_embd)
 
 
 def main(args):
@@ -75,8 +78,9 @@ def main(args):
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
-    train_set = pretraining_windows(folders, "train", args.block_size)
-    val_set = pretraining_windows(folders, "val", args.block_size)
+    held = held_out(args.exclude_fold)
+    train_set = pretraining_windows(folders, "train", args.block_size, held, args.hours)
+    val_set = pretraining_windows(folders, "val", args.block_size, held)
     text, val_text = (
         open_text(args.text_dir or Path(args.out_dir) / "text", split, args.block_size) for split in ("train", "val")
     )

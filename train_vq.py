@@ -18,6 +18,7 @@ import torch
 
 from dataset.batches import collate_eeg
 from dataset.checks import check_eeg
+from dataset.protocol import held_out
 from dataset.text import open_text
 from dataset.windows import pretraining_folders, pretraining_windows
 from evaluation.validation import draw_neurolm_window, log_codebook
@@ -27,6 +28,7 @@ from training.flags import (
     add_neurolm_training_flags,
     add_pretraining_data_flags,
     add_run_flags,
+    follow_size,
     make_parser,
     natural,
     switch,
@@ -56,7 +58,8 @@ def get_args(argv=None):
     flag("--revive_dead_codes", type=natural, default=0, help="re-seed codes idle for so many steps; 0: never")
     add_run_flags(parser, seed=1337, save_ckpt_freq=10)
     add_log_flags(parser, project="NeuroLM", runname="VQ")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    return follow_size(args, "learning_rate", 5e-5, VQ_SIZES[args.size].encoder.n_embd, VQ_SIZES["B"].encoder.n_embd)
 
 
 def main(args):
@@ -66,8 +69,9 @@ def main(args):
 
     # --------------------------------------------------------------------------------------------------------- data
     folders = pretraining_folders(args.dataset_dir, args.datasets)
-    train_set = pretraining_windows(folders, "train", args.block_size)
-    val_set = pretraining_windows(folders, "val", args.block_size)
+    held = held_out(args.exclude_fold)
+    train_set = pretraining_windows(folders, "train", args.block_size, held, args.hours)
+    val_set = pretraining_windows(folders, "val", args.block_size, held)
     trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders)
     text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
     loader = Loader(

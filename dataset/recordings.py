@@ -44,6 +44,8 @@ class Recording:
     label: int | None = None  # of the whole sample, in an official pickle
     counts: tuple[int, ...] | None = None  # of its windows, by label; None: not declared
     sha256: str = ""  # of its file; "": not declared
+    center: tuple[float, ...] = ()  # uV of each channel, and the factor on what is above: a calibration; (): none
+    scale: tuple[float, ...] = ()
 
 
 def find_datasets(dataset_dir) -> list[Path]:

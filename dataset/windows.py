@@ -10,6 +10,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dataset.channels import channel_rows
+from dataset.leaks import shorten
+from dataset.protocol import PUBLISHED, Protocol, without
 from dataset.recordings import Recording, RecordingReader, describe_dataset, find_datasets, open_dataset, segments
 from dataset.tasks import Task
 from errors import UserError
@@ -40,7 +42,10 @@ class Windows(Dataset):
     def __getitem__(self, i: int) -> dict:
         number, start, stop, _ = self.index[i].tolist()
         recording = self.recordings[number]
-        return self.about(i) | {"eeg": self.reader.read(recording, start, stop) / np.float32(MICROVOLTS)}
+        eeg = self.reader.read(recording, start, stop)
+        if recording.scale:
+            eeg = (eeg - np.array(recording.center, "f4")[:, None]) * np.array(recording.scale, "f4")[:, None]
+        return self.about(i) | {"eeg": eeg / np.float32(MICROVOLTS)}
 
     def about(self, i: int) -> dict:
         """A sample without its eeg."""
@@ -146,27 +151,35 @@ def pretraining_folders(dataset_dir, names: list[str] | None = None):
     return unlabelled
 
 
-def pretraining_windows(folders, split: str, max_tokens: int) -> Windows:
-    """Continuous windows of a split of all folders, each as long as fits into `max_tokens` tokens. Raises UserError
-    where no recording gives one."""
-    recordings = _pretraining_recordings(folders, split)
+def pretraining_windows(folders, split: str, max_tokens: int, held=(), hours=None) -> Windows:
+    """Continuous windows of a split of all folders, each as long as fits into `max_tokens` tokens, without the subjects
+    of the rosters `held`, and of so many `hours` of EEG. Raises UserError where no recording gives one."""
+    recordings = _pretraining_recordings(folders, split, held, hours)
     windows = Windows.continuous(recordings, lambda channels: window_seconds(channels, max_tokens))
     if not len(windows):
         raise UserError(f"{', '.join(map(str, folders))}: no {split} recording is as long as {SHORTEST} s")
     return windows
 
 
-def _pretraining_recordings(folders, split: str) -> list[Recording]:
-    """The recordings of a split of all folders. A small corpus may be for training only, but one must have a `val`."""
+def _pretraining_recordings(folders, split: str, held, hours) -> list[Recording]:
+    """The recordings of a split of all folders. A small corpus may be for training only, but one must have a `val`.
+    Fewer `hours` are some of more: in the order of a hash of their names."""
     if split == "val":
         folders = [folder for folder in folders if (folder / split).is_dir()] or folders
-    return [recording for folder in folders for recording in open_dataset(folder, split)]
+    recordings = [recording for folder in folders for recording in without(open_dataset(folder, split), folder, held)]
+    if not recordings:
+        raise UserError(f"--exclude_fold leaves no {split} recording of {', '.join(map(str, folders))}: add a dataset")
+    if hours:
+        mixed = sorted(recordings, key=lambda recording: shorten(recording.name))
+        before = np.cumsum([0] + [recording.samples for recording in mixed[:-1]])
+        recordings = [recording for recording, read in zip(mixed, before, strict=True) if read < hours * 3600 * RATE]
+    return recordings
 
 
-def open_tasks(tasks: dict[Task, Path], split: str) -> dict[Task, Windows]:
+def open_tasks(tasks: dict[Task, Path], split: str, protocol: Protocol = PUBLISHED) -> dict[Task, Windows]:
     """The labelled windows of a split of each task's dataset folder, their labels in the order of its answers. Raises
     UserError where a task has none, or a label without an answer."""
-    sets = {task: Windows.labelled(open_dataset(folder, split)) for task, folder in tasks.items()}
+    sets = {task: Windows.labelled(protocol.open(folder, split)) for task, folder in tasks.items()}
     for task, windows in sets.items():
         if not len(windows):
             raise UserError(
@@ -197,12 +210,13 @@ def describe_tasks(sets: dict[Task, Windows]) -> list[dict]:
     return rows
 
 
-def labram_pretraining_windows(folders, split: str, stride: int) -> Windows:
-    """Windows of 256 // C seconds, 16 at most, every `stride` seconds (LaBraM, appendix on pre-training).
+def labram_pretraining_windows(folders, split: str, stride: int, held=(), hours=None) -> Windows:
+    """Windows of 256 // C seconds, 16 at most, every `stride` seconds (LaBraM, appendix on pre-training), without the
+    subjects of the rosters `held`, and of so many `hours` of EEG.
 
     Raises UserError for channels that LaBraM cannot embed, and when no recording is long enough.
     """
-    recordings = _pretraining_recordings(folders, split)
+    recordings = _pretraining_recordings(folders, split, held, hours)
     windows = Windows.continuous(recordings, lambda channels: min(LABRAM_SECONDS, 256 // channels), stride)
     if not len(windows):
         raise UserError(f"{', '.join(map(str, folders))}: no {split} recording is as long as one window of 256 tokens")
@@ -232,9 +246,9 @@ def class_names(folder, sets) -> tuple[str, ...]:
     return names
 
 
-def labram_labelled_windows(folder, split: str) -> Windows:
+def labram_labelled_windows(folder, split: str, protocol: Protocol = PUBLISHED) -> Windows:
     """The labelled windows of a split. Raises UserError for windows or channels that LaBraM cannot embed."""
-    windows = Windows.labelled(open_dataset(folder, split))
+    windows = Windows.labelled(protocol.open(folder, split))
     if not len(windows):
         raise UserError(f"{folder} has no labelled windows in split '{split}': name a dataset made with labels")
     return _fit_labram(windows)

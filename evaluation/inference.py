@@ -30,6 +30,7 @@ from model.labram import Classifier, class_probabilities
 from model.neurolm import NeuroLM
 from model.weights import read_checkpoint
 from training.padding import QUESTION_TOKENS, choose_padding
+from training.screening import check_calibration
 from utils import Run, choose_device, choose_dtype
 
 UNTRAINED = "the model was not trained on this question: its answers are a guess until they are tested"
@@ -54,6 +55,7 @@ def load_model(kind: type, path, names=None, seconds=None) -> tuple[NeuroLM | Cl
     of a classifier's task are not its classes.
     """
     checkpoint = read_checkpoint(path)
+    check_calibration(checkpoint, path)
     model = kind.from_checkpoint(checkpoint, str(path))
     if names and kind is Classifier:
         classes = checkpoint.get("classes", ["classes that it does not name"])

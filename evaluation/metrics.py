@@ -58,22 +58,28 @@ def count_confusion(labels, probabilities, n_classes: int) -> np.ndarray:
 
 
 def bootstrap_intervals(labels, probabilities, groups, n_classes: int, names=None, seed=0) -> dict[str, tuple]:
-    """95 % percentile intervals of each metric over REPLICATES draws of whole groups (subjects) with replacement.
+    """95 % percentile intervals of each metric over draws of subjects, see `bootstrap`."""
+    drawn = bootstrap(labels, probabilities, groups, n_classes, names, seed)
+    return {name: interval(values) for name, values in drawn.items() if np.isfinite(values).any()}
 
-    `groups` (n,) names each window's subject; {} for fewer than two. Draws that leave a metric undefined are left out.
+
+def interval(values) -> tuple[float, float]:
+    """95 % percentile interval of draws (R,), without those that are undefined."""
+    return tuple(np.quantile(values[np.isfinite(values)], (0.025, 0.975)).tolist())
+
+
+def bootstrap(labels, probabilities, groups, n_classes: int, names=None, seed=0) -> dict[str, np.ndarray]:
+    """Each metric (R,) over REPLICATES draws of whole groups (subjects) with replacement, NaN where a draw leaves it
+    undefined. Sets of the same groups get the same draws.
+
+    `groups` (n,) names each window's subject; {} for fewer than two.
     """
     group_names, group_index = np.unique(np.asarray(groups), return_inverse=True)
     if len(group_names) < 2:
         return {}
     n_groups = len(group_names)
     draws = np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=REPLICATES)
-    scorer = _Scorer(labels, probabilities, n_classes, group_index)
-    intervals = {}
-    for name, values in scorer(names or default_metrics(n_classes), draws).items():
-        defined = values[np.isfinite(values)]
-        if len(defined):
-            intervals[name] = tuple(np.quantile(defined, (0.025, 0.975)).tolist())
-    return intervals
+    return _Scorer(labels, probabilities, n_classes, group_index)(names or default_metrics(n_classes), draws)
 
 
 class _Scorer:

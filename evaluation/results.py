@@ -15,6 +15,7 @@ from evaluation.metrics import primary_metric
 from training.logger import make_folder, replace_text
 
 PUBLISHED = Path(__file__).parents[1] / "docs" / "published.csv"
+CALIBRATED = ", calibrated per subject"  # of a method's name: runs of this protocol never share a row with others
 HARD = ("auc_pr_hard", "auroc_hard")  # of the answers alone, as NeuroLM's published ones are
 COLUMNS = {
     "balanced_accuracy": "BAcc",
@@ -82,7 +83,7 @@ def results_table(evaluations) -> str:
             rows.append([result.dataset, result.split, f"{count} {level}", *cells, interval_said])
         notes += [f"{result.dataset} {result.split}: {note}" for note in result.notes]
     header = ["dataset", "split", "of", *(COLUMNS[name] for name in names), "95 % interval (subjects)"]
-    return "\n".join([_draw_table(header, rows), *notes])
+    return "\n".join([draw_table(header, rows), *notes])
 
 
 def _format(values) -> str:
@@ -95,7 +96,7 @@ def _format(values) -> str:
     return f"{np.mean(values):.4f}{spread}"
 
 
-def _draw_table(header, rows) -> str:
+def draw_table(header, rows) -> str:
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     cells = [[str(cell).ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
@@ -103,8 +104,9 @@ def _draw_table(header, rows) -> str:
 
 
 def read_run(path) -> dict:
-    """A run's results.json, given the file or its folder: path, method, seed and `scores`, which are (dataset, split,
-    what was counted, metrics by name). Raises UserError where it is missing or no such file."""
+    """A run's results.json, given the file or its folder: path, method, seed, `about` and `results` as they are there,
+    and `scores`, which are (dataset, split, what was counted, metrics by name). Raises UserError where it is missing or
+    no such file."""
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     check_file(path)
@@ -116,8 +118,12 @@ def read_run(path) -> dict:
             if row["recording_metrics"] and row["recordings"] < row["windows"]:
                 metrics = dict(row["recording_metrics"])
                 scores.append((row["dataset"], row["split"], f"{row['recordings']} recordings", metrics))
-        method = about.get("method", path.parent.name)
-        return {"path": path, "method": method, "seed": about.get("seed"), "scores": scores}
+        numbers = [about.get(name) for name in ("folds", "fold", "fold_seed")]
+        if numbers[0] and not all(isinstance(number, int) for number in numbers):
+            raise ValueError(f"folds, fold, fold_seed: {numbers}")
+        method = about.get("method", path.parent.name) + CALIBRATED * bool(about.get("calibrate"))
+        run = {"path": path, "method": method, "seed": about.get("seed"), "scores": scores}
+        return run | {"about": about, "results": content["results"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is no results.json of a run ({error!r}): give folders that an evaluation wrote"
@@ -148,7 +154,7 @@ def compare_runs(runs, published: pd.DataFrame, split: str) -> str:
             cells = [_format([metrics[name] for metrics in group if name in metrics]) for name in names]
             rows.append([f"{method}, {counted}", *cells, f"here, {len(group)} run{'s' * (len(group) > 1)}"])
         header = ["method", *(COLUMNS[name] for name in names), "source"]
-        tables.append(f"{dataset} ({split})\n\n{_draw_table(header, rows)}")
+        tables.append(f"{dataset} ({split})\n\n{draw_table(header, rows)}")
     return "\n\n".join(tables)
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from errors import UserError
 from model.hub import HubModel
+from model.inputs import BANDS, FeatureScale, log_band_power
 from model.labram_sizes import BACKBONES, LaBraMConfig, backbone_config
 from model.neural_transformer import TemporalConv, init_linear
 from model.weights import build, load_strictly, rows, stored_state
@@ -155,8 +156,13 @@ class Encoder(Backbone):
 class Classifier(Encoder, HubModel):
     """The mean of the patch tokens, normalised, to logits (LaBraM, section 2.4)."""
 
-    def __init__(self, config: LaBraMConfig, num_classes: int):
+    def __init__(self, config: LaBraMConfig, num_classes: int, band_power: bool = False):
+        """band_power: also give the blocks the log band power of each token, standardized; the paper does not."""
         super().__init__(config)
+        self.power_scale = FeatureScale(len(BANDS)) if band_power else nn.Identity()
+        self.power_embed = nn.Linear(len(BANDS), config.n_embd) if band_power else None
+        if band_power:
+            init_linear(self.power_embed)
         self.head = nn.Linear(config.n_embd, num_classes)
         init_linear(self.head)
         self.head.weight.data.mul_(0.001)
@@ -168,7 +174,7 @@ class Classifier(Encoder, HubModel):
         state = model_state(checkpoint)
         if "classes" not in checkpoint and rows(state, "head.weight"):
             config, outputs = backbone_config(checkpoint, state, source), rows(state, "head.weight")
-            return build(lambda: cls(config, outputs), state, source)
+            return build(lambda: cls(config, outputs, POWER in state), state, source)
         try:
             flags, classes = checkpoint["args"], checkpoint["classes"]
             config = replace(CLASSIFIERS[flags["model"]], qkv_bias=bool(flags["qkv_bias"]))
@@ -179,11 +185,21 @@ class Classifier(Encoder, HubModel):
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{source} is no checkpoint of run_class_finetuning.py ({error!r} is missing)") from None
         outputs = len(classes) if len(classes) > 2 else 1
-        return build(lambda: cls(config, outputs), state, source)
+        return build(lambda: cls(config, outputs, POWER in state), state, source)
 
     def config_args(self) -> dict[str, dict]:
         """What `from_checkpoint` needs beside the weights where flags and classes are missing."""
         return {"backbone": asdict(self.config)}
+
+    def measure_power(self, batches) -> None:
+        """Standardize band power by the statistics of these batches (`x`, see `pool`), of all processes."""
+        self.power_scale.measure((log_band_power(batch["x"]).flatten(1, 2), None) for batch in batches)
+
+    def features(self, x, chans):
+        tokens = self.patch_embed(x)
+        if self.power_embed is not None:
+            tokens = tokens + self.power_embed(self.power_scale(log_band_power(x)))
+        return self.transform(tokens, chans, torch.zeros_like(chans[:, 0]))[:, 1:]
 
     def pool(self, x, chans):
         """x (B, C, S, 200) in 100 uV; chans (B, C) -> what the head reads (B, D)."""
@@ -195,9 +211,9 @@ class Classifier(Encoder, HubModel):
         return self.head(self.pool(x, chans))
 
     def freeze_backbone(self) -> None:
-        """Leave only `fc_norm` and `head` to train: a linear probe."""
+        """Leave only `fc_norm`, `head` and the embedding of band power to train: a linear probe."""
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith(("fc_norm.", "head.")))
+            parameter.requires_grad_(name.startswith(FRESH))
         for block in self.blocks:
             block.drop_path = 0.0
 
@@ -249,7 +265,8 @@ def _layer(name: str, depth: int) -> int:
 
 DROPPED = ("loss", "teacher", "scaling")  # official: leftovers of training in released tokenizers, used by nobody
 UNUSED = ("mask_token", "norm.", "lm_head.", "projection_head.")  # of a masked model, not part of a classifier
-FRESH = ("fc_norm.", "head.")  # of a classifier, not part of a masked model
+FRESH = ("fc_norm.", "head.", "power_")  # of a classifier, not part of a masked model
+POWER = "power_embed.weight"  # in the checkpoints of classifiers that are given band power
 OPTIONAL = {"attn.q_bias": "--qkv_bias or --disable_qkv_bias", "gamma_1": "--layer_scale_init_value"}
 
 

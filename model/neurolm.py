@@ -40,6 +40,8 @@ class LMSize:
 
 LM_SIZES = {
     "tiny": LMSize(None, 2, 4, 128),
+    "mini": LMSize(None, 4, 4, 256),
+    "small": LMSize(None, 6, 8, 512),
     "B": LMSize("gpt2", 12, 12, 768),
     "L": LMSize("gpt2-medium", 24, 16, 1024),
     "XL": LMSize("gpt2-xl", 48, 25, 1600),

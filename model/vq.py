@@ -32,6 +32,8 @@ class VQSize:
 
 VQ_SIZES = {
     "tiny": VQSize(NTConfig(n_layer=2, n_head=4, n_embd=128, embed_std=0.02), 1, n_codes=512, code_dim=32),
+    "mini": VQSize(NTConfig(n_layer=4, n_head=4, n_embd=256, embed_std=0.02), 2, n_codes=1024, code_dim=64),
+    "small": VQSize(NTConfig(n_layer=6, n_head=8, n_embd=512, embed_std=0.02), 2, n_codes=2048, code_dim=64),
     **dict.fromkeys(("B", "L", "XL"), VQSize(NTConfig(), decoder_layers=4)),
 }
 

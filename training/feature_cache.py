@@ -196,4 +196,6 @@ def describe_features(windows: Windows, folder: Path, run: Run) -> dict:
         "files": hashlib.sha256(content.encode()).hexdigest(),
     }
     index = hashlib.sha256(np.column_stack([places, windows.index[:, 1:3]])).hexdigest()
-    return {"dataset": dataset, "windows": index, "precision": str(run.dtype)}
+    about = {"dataset": dataset, "windows": index, "precision": str(run.dtype)}
+    scales = [[recording.center, recording.scale] for recording in used if recording.scale]
+    return about | ({"calibration": hashlib.sha256(repr(scales).encode()).hexdigest()} if scales else {})

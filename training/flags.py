@@ -14,6 +14,8 @@ from utils import DTYPES, OPTIMIZERS
 
 switch = argparse.BooleanOptionalAction
 LR_HELP = "its largest value, after the warm-up"
+AUTO = "; auto: falls with the width, and --min_lr is a tenth of it"
+FASTEST = 1e-3  # of auto: twice that was worse on validation, docs/results.md
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -26,6 +28,20 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
         return f"{said} (default: %(default)s)".strip()
 
 
+def rate(text: str):
+    """An argparse type: a learning rate, or "auto"."""
+    return text if text == "auto" else nonnegative(text)
+
+
+def follow_size(args, flag: str, usual: float, width: int = 1, usual_width: int = 1):
+    """The flags, with a learning rate in place of "auto": `usual` at `usual_width`, inversely to the width, at most
+    FASTEST; and a tenth of it at the end of the schedule."""
+    if getattr(args, flag) == "auto":
+        setattr(args, flag, min(usual * usual_width / width, FASTEST))
+        args.min_lr = getattr(args, flag) / 10
+    return args
+
+
 def make_parser(doc: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=_Help)
 
@@ -35,6 +51,9 @@ def add_pretraining_data_flags(parser):
     flag = parser.add_argument_group("data").add_argument
     flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
     flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
+    flag("--exclude_fold", nargs="+", action="append", default=[], metavar="WORD", help="DATASET_DIR K k [SEED]: read "
+         "nobody who is in fold k of K of this dataset, or in its validation fold; may be given again")  # fmt: skip
+    flag("--hours", type=at_least(0.01), help="read only so much of the training recordings, whole ones; default: all")
     return add_trust_flags(flag)
 
 
@@ -44,6 +63,15 @@ def add_trust_flags(flag):
     flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
     flag("--num_workers", type=natural, default=4, help="data workers of each process")
     return flag
+
+
+def add_protocol_flags(flag):
+    """To the group data of what trains on labels: on whom it is trained and judged."""
+    flag("--folds", type=int, help="into how many folds of whole subjects all splits are divided; default: as made")
+    flag("--fold", type=int, help="which of them is the test set, from 0; the next one is validation")
+    flag("--fold_seed", type=natural, default=0, help="of who is in which fold")
+    flag("--calibrate", choices=("subject",), help="center and scale by what is known of each subject, test subjects "
+         "too, without labels: a protocol of its own, never in one row with others")  # fmt: skip
 
 
 def add_cache_flags(flag):
@@ -92,7 +120,7 @@ def add_neurolm_training_flags(parser, *, text_batch_size: int, learning_rate: f
     flag = add_steps_flags(parser, **steps)
     flag("--text_batch_size", type=natural, default=text_batch_size, help="text windows beside them; 0: no text")
     flag("--block_size", type=at_least(2, most_tokens), default=1024, help="tokens of a window, at most")
-    flag("--learning_rate", type=nonnegative, default=learning_rate, help=lr_help)
+    flag("--learning_rate", type=rate, default=learning_rate, help=lr_help + AUTO)
     flag("--min_lr", type=nonnegative, default=min_lr, help="learning rate at the end of the cosine")
     flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
     flag("--weight_decay", type=nonnegative, default=weight_decay, help="of tensors with two and more dimensions")
@@ -109,7 +137,7 @@ def add_labram_training_flags(parser, *, betas: tuple[float, float], lr: float, 
     flag("--opt", choices=OPTIMIZERS, default="adamw", help="optimizer")
     flag("--opt_betas", type=share, nargs=2, default=betas, help="of the optimizer")
     flag("--opt_eps", type=nonnegative, default=1e-8, help="of the optimizer")
-    flag("--lr", type=nonnegative, default=lr, help=lr_help)
+    flag("--lr", type=rate, default=lr, help=lr_help + AUTO)
     flag("--min_lr", type=nonnegative, default=min_lr, help="learning rate at the end of the cosine")
     flag("--weight_decay", type=nonnegative, default=weight_decay, help="of matrices, not of norms and embeddings")
     flag("--clip_grad", type=nonnegative, default=clip_grad, help="largest norm of the gradient; 0: no clipping")
