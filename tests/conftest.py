@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,31 @@ def same_precision():
     """"auto" is float32 on every CPU: the tests' numbers are not those of one machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("utils._multiplies_bfloat16", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def smaller():
+    """A quarter of the width of --size tiny, here and in what is forked: the 50257 words take most of its time."""
+    from model.neurolm import LM_SIZES
+    from model.vq import VQ_SIZES
+
+    lm, tokenizer = LM_SIZES["tiny"], VQ_SIZES["tiny"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LM_SIZES, "tiny", replace(lm, n_embd=32))
+        patch.setitem(VQ_SIZES, "tiny", replace(tokenizer, encoder=replace(tokenizer.encoder, n_embd=32)))
+        yield lm, tokenizer
+
+
+@pytest.fixture(scope="module")
+def full_tiny(smaller):
+    """--size tiny as a user gets it, in the tests of a module."""
+    from model.neurolm import LM_SIZES
+    from model.vq import VQ_SIZES
+
+    with pytest.MonkeyPatch.context() as patch:
+        for table, row in zip((LM_SIZES, VQ_SIZES), smaller, strict=True):
+            patch.setitem(table, "tiny", row)
         yield
 
 
@@ -56,6 +82,16 @@ def untrained(tmp_path_factory) -> Path:
     from refusals import write_untrained
 
     return write_untrained(tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """A corpus of toy data after NeuroLM's three stages: what they made is in `stages.reference`. Only to be read."""
+    import stages
+
+    corpus = stages.write_corpus(tmp_path_factory.mktemp("corpus"))
+    stages.train_all(corpus)
+    return corpus
 
 
 @pytest.fixture

@@ -25,13 +25,6 @@ SAMPLES, TEXTS = 4, 4  # of a step, over all processes
 PEAK = 1e12  # floating-point operations a second, where their share of the peak is compared
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    corpus = stages.write_corpus(tmp_path_factory.mktemp("corpus"))
-    stages.train_all(corpus)
-    return corpus
-
-
 def shares(stage: str, world_size: int) -> list:
     """Flags of a run of 20 steps that share out the same global batch; without dropout, which is drawn by rank."""
     batch = "--batch_size" if stage == "vq" else "--eeg_batch_size"
@@ -74,14 +67,16 @@ def assert_close_runs(folder, reference):
 
 
 @pytest.fixture(scope="module")
-def alone(corpus):
+def alone(corpus, tmp_path_factory):
     """The folder of a stage's run in one process, with which all others are compared; each is trained once."""
+
+    out_dir = tmp_path_factory.mktemp("alone")
 
     @functools.cache
     def folder(stage):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(throughput, "peak_flops", lambda device, dtype: PEAK)
-            return train(stage, corpus, corpus / "alone", *shares(stage, 1))
+            return train(stage, corpus, out_dir, *shares(stage, 1))
 
     return folder
 

@@ -24,14 +24,9 @@ KEY = "0123456789abcdef" * 2 + "01234567"
 BLOCK = 32 * 1024
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return stages.write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def folder(corpus):
-    return stages.train("vq", corpus, corpus / "reference")
+    return stages.reference(corpus, "vq")
 
 
 def read_wandb(path):

@@ -5,7 +5,7 @@ from stages import FOLDERS, SCRIPTS, flags, read_metrics, train, write_corpus
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory, full_tiny):
     folder = write_corpus(tmp_path_factory.mktemp("overfit"))
     for stage in ("vq", "pretrain"):
         train(stage, folder, folder / "reference", "--max_steps", 2)

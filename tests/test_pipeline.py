@@ -7,7 +7,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
-from conftest import run_script
+from processes import run_processes
 from raw_files import run_maker
 from torch.testing import assert_close
 
@@ -128,9 +128,11 @@ def test_evaluation_alone_needs_neither_text_nor_training_data(one, corpus, tmp_
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_two_processes_make_the_same_steps(one, corpus, name):
-    done = run_script(f"{STAGES[name][0].__name__}.py", *flags(name, corpus, corpus / "two", nproc=2), nproc=2)
-    assert "2 process(es) on cpu" in done.stdout and "Traceback" not in done.stderr
+def test_two_processes_make_the_same_steps(one, corpus, name, capfd):
+    script = STAGES[name][0]
+    run_processes(2, lambda: script.main(script.get_args(flags(name, corpus, corpus / "two", nproc=2))))
+    said = capfd.readouterr()
+    assert "2 process(es) on cpu" in said.out and "Traceback" not in said.err
     two = corpus / "two" / "checkpoints" / name
     for a, b in zip(read_metrics(one / name), read_metrics(two), strict=True):
         assert a.keys() == b.keys()
