@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from processes import run_processes
-from raw_files import run_maker
+from raw_files import run_maker, write_text
 from torch.testing import assert_close
 
 import train_instruction
@@ -16,7 +16,6 @@ import train_pretrain
 import train_vq
 from dataset_maker import make_h5dataset_for_pretrain, make_Workload, simulate
 from model.weights import read_checkpoint
-from text_dataset_maker import prepare
 
 pytestmark = pytest.mark.e2e
 
@@ -44,7 +43,7 @@ def corpus(tmp_path_factory):
     ):
         raw, out = corpus / "raw" / name, corpus / "data" / name
         run_maker(maker, "--raw_dir", raw, "--out_dir", out, "--workers", 1, *more)
-    prepare.main(prepare.get_args(["--source", "stdlib", "--out_dir", str(corpus / "text")]))
+    write_text(corpus / "text")
     return corpus
 
 
