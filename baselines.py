@@ -29,7 +29,7 @@ from evaluation.metrics import primary_metric, score_metrics
 from evaluation.results import report
 from evaluation.scoring import Predictions, evaluate
 from model.inputs import BANDS, RATE, SMALLEST, log_band_power
-from training.flags import natural
+from training.numbers import Help, natural
 from utils import start_run
 
 STRENGTHS = 10.0 ** np.arange(-5, 3)  # C of the logistic regression, the inverse of its regularisation
@@ -39,11 +39,11 @@ SHRINKAGE = 0.05  # share of the mean power, which makes covariances of few seco
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     flag = parser.add_argument
     flag("--dataset_dir", default="./", help="folder of the known tasks' dataset folders")
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: every known one under dataset_dir")
-    flag("--out_dir", default="./")
+    flag("--out_dir", default="./", help="where the results go")
     flag("--seed", type=natural, default=1337, help="of the chance")
     return parser.parse_args(argv)
 

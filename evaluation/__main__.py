@@ -10,12 +10,13 @@ import pandas as pd
 import errors
 from errors import UserError
 from evaluation.results import PUBLISHED, compare_runs, read_run
+from training.numbers import Help
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m evaluation", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m evaluation", description=__doc__, formatter_class=Help)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that hold a results.json, or such files")
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", default="test", help="of the results")
     parser.add_argument("--published", default=PUBLISHED, help="CSV of published results")
     return parser.parse_args(argv)
 
