@@ -22,26 +22,23 @@ def same_precision():
 
 @pytest.fixture(scope="session", autouse=True)
 def smaller():
-    """A quarter of the width of --size tiny, here and in what is forked: the 50257 words take most of its time."""
+    """A language model of a quarter of the width of --size tiny, here and in what is forked: 50257 words take most of
+    the time. Gives tiny's row."""
     from model.neurolm import LM_SIZES
-    from model.vq import VQ_SIZES
 
-    lm, tokenizer = LM_SIZES["tiny"], VQ_SIZES["tiny"]
+    row = LM_SIZES["tiny"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(LM_SIZES, "tiny", replace(lm, n_embd=32))
-        patch.setitem(VQ_SIZES, "tiny", replace(tokenizer, encoder=replace(tokenizer.encoder, n_embd=32)))
-        yield lm, tokenizer
+        patch.setitem(LM_SIZES, "tiny", replace(row, n_embd=32))
+        yield row
 
 
 @pytest.fixture(scope="module")
 def full_tiny(smaller):
     """--size tiny as a user gets it, in the tests of a module."""
     from model.neurolm import LM_SIZES
-    from model.vq import VQ_SIZES
 
     with pytest.MonkeyPatch.context() as patch:
-        for table, row in zip((LM_SIZES, VQ_SIZES), smaller, strict=True):
-            patch.setitem(table, "tiny", row)
+        patch.setitem(LM_SIZES, "tiny", smaller)
         yield
 
 

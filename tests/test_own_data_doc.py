@@ -17,16 +17,10 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.fixture(params=[32, pytest.param(128, marks=pytest.mark.slow)])
-def width(request):
-    """Of the features: of the small models of these tests, or of --size tiny as the page has it (slow)."""
-    if request.param == 128:
-        request.getfixturevalue("full_tiny")
-    return request.param
-
-
 @pytest.mark.e2e
-def test_the_page_leads_from_recordings_to_answers(width, tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", ["smaller", pytest.param("full_tiny", marks=pytest.mark.slow)])  # as the page has it
+def test_the_page_leads_from_recordings_to_answers(size, tmp_path, monkeypatch, request):
+    request.getfixturevalue(size)
     monkeypatch.chdir(tmp_path)
     (task,) = blocks("yaml")
     (tmp_path / "hands.yaml").write_text(task)
@@ -49,4 +43,4 @@ def test_the_page_leads_from_recordings_to_answers(width, tmp_path, monkeypatch)
     np.testing.assert_allclose(answers[["p_left hand", "p_right hand"]].sum(axis=1), 1, atol=1e-4)
     assert set(answers["answer"]) <= {"left hand", "right hand"}
     with np.load(tmp_path / "answers" / "session_a_hands_features.npz") as features:
-        assert features["features"].shape == (60, width) and len(features["channels"]) == 32
+        assert features["features"].shape == (60, 128) and len(features["channels"]) == 32
