@@ -32,14 +32,12 @@ def smaller():
         yield row
 
 
-@pytest.fixture(scope="module")
-def full_tiny(smaller):
-    """--size tiny as a user gets it, in the tests of a module."""
+@pytest.fixture
+def full_tiny(smaller, monkeypatch):
+    """--size tiny as a user gets it."""
     from model.neurolm import LM_SIZES
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(LM_SIZES, "tiny", smaller)
-        yield
+    monkeypatch.setitem(LM_SIZES, "tiny", smaller)
 
 
 def shared_folder() -> Path:

@@ -5,7 +5,7 @@ from stages import FOLDERS, SCRIPTS, flags, read_metrics, train, write_corpus
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory, full_tiny):
+def corpus(tmp_path_factory):
     folder = write_corpus(tmp_path_factory.mktemp("overfit"))
     for stage in ("vq", "pretrain"):
         train(stage, folder, folder / "reference", "--max_steps", 2)
@@ -18,8 +18,8 @@ CASES = {
         ("commitment", "frequency", "raw"), 200, 0.05, 1e-3,
         ["--datasets", "pair", "--block_size", 4, "--batch_size", 1],
     ),  # fmt: skip
-    "pretrain": (("eeg", "text"), 50, 0.02, 3e-3, ["--dropout", 0]),
-    "instruction": (("answer", "text"), 50, 0.02, 3e-3, ["--dropout", 0, "--warmup_ratio", 0.1]),
+    "pretrain": (("eeg", "text"), 50, 0.02, 1.2e-2, ["--dropout", 0]),
+    "instruction": (("answer", "text"), 50, 0.02, 1.2e-2, ["--dropout", 0, "--warmup_ratio", 0.1]),
 }
 
 
