@@ -87,8 +87,7 @@ def get_args(argv=None):
     flag("--smoothing", type=share, default=0.1, help="of the labels, with more than two classes")
     flag("--model_ema", action=switch, default=False, help="evaluate a moving average of the weights")
     flag("--model_ema_decay", type=share, default=0.9999, help="of that average, a step")
-    flag("--eval", "--eval_only", action=switch, default=False, help="only test --finetune, or the best "
-         "epoch in output_dir")  # fmt: skip
+    flag("--eval", "--eval_only", action=switch, default=False, help="only test --finetune, or the best epoch")
     add_run_flags(parser, seed=0, save_ckpt_freq=5)
     add_log_flags(parser, project="LaBraM", runname="finetuning")
     return parser.parse_args(argv)

@@ -57,11 +57,9 @@ def get_args(argv=None):
     flag("--layer_scale_init_value", type=nonnegative, help="default: 0.1 (base), 1e-5 (large), 1e-6 (huge); 0: none")
     flag("--drop_path", type=share, default=0.0, help="stochastic depth of the last block")
     flag("--tokenizer_model", choices=TOKENIZERS, default="vqnsp_encoder_base_decoder_3x200x12", help="of stage 1")
-    flag("--tokenizer_weight", "--tokenizer_path", default="checkpoints/vqnsp.pth", help="of "
-         "run_vqnsp_training.py, or the released one")  # fmt: skip
+    flag("--tokenizer_weight", "--tokenizer_path", default="checkpoints/vqnsp.pth", help="of stage 1, or released")
     flag("--codebook_size", "--codebook_n_emd", type=positive, default=8192, help="number of the tokenizer's codes")
-    flag("--codebook_dim", "--codebook_emd_dim", type=positive, default=32, help="width of the tokenizer's codes; "
-         "64 in the paper")  # fmt: skip
+    flag("--codebook_dim", "--codebook_emd_dim", type=positive, default=32, help="width of its codes; 64 in the paper")
     add_labram_training_flags(
         parser, epochs=50, warmup_epochs=5, batch_size=64, betas=(0.9, 0.98), lr=5e-4, min_lr=1e-5, weight_decay=0.05,
         clip_grad=3.0,

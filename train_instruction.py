@@ -68,8 +68,7 @@ def get_args(argv=None):
     add_trust_flags(flag)
     flag = parser.add_argument_group("model").add_argument
     flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: the one in out_dir")
-    flag("--tokenizer_path", "--tokenizer_weight", help="checkpoint of stage 1, read by --init_from "
-         "gpt2 and scratch; default: in out_dir")  # fmt: skip
+    flag("--tokenizer_path", "--tokenizer_weight", help="of stage 1, for --init_from gpt2, scratch; default: out_dir's")
     add_language_model_flags(flag, ("NeuroLM", "gpt2", "scratch"), "With --init_from gpt2, scratch; else as in stage 2")
     add_tuning_flags(flag)
     flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to 276 tokens, "
@@ -86,8 +85,7 @@ def get_args(argv=None):
     flag("--mixing_temperature", type=float, default=2.0, help="T of temperature: shares as windows ** (1 / T)")
     flag("--length_pool", type=positive, default=1, help="sort the windows of so many steps by length: less padding, "
          "but many steps are of one task; 1, as officially: each has the whole mixture")  # fmt: skip
-    flag("--eval_only", "--eval", action=switch, default=False, help="answer the test sets with --NeuroLM_path "
-         "or the best epoch")  # fmt: skip
+    flag("--eval_only", "--eval", action=switch, default=False, help="only test --NeuroLM_path, or the best epoch")
     flag("--answer_by", choices=ANSWERING, default="score", help="most likely answer (per token where a task is not of "
          "the training and its answers differ in length), one way for all, or freely written")  # fmt: skip
     flag = add_run_flags(parser, seed=1337, save_ckpt_freq=5)
