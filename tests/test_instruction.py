@@ -23,7 +23,7 @@ def corpus(tmp_path_factory):
     (folder / "long.yaml").write_text(TASK.replace("Toy", "Long").replace("Which rhythm", "Of these two, which"))
     for stage in ("vq", "pretrain"):
         train(stage, folder, folder / "reference", "--max_steps", 2)
-    learning = ["--learning_rate", 3e-3, "--epochs", 5, "--save_ckpt_freq", 0, "--dropout", 0, "--eeg_batch_size", 2]
+    learning = ["--learning_rate", 1.2e-2, "--epochs", 5, "--save_ckpt_freq", 0, "--dropout", 0, "--eeg_batch_size", 2]
     train(STAGE, folder, folder / "reference", *learning, "--gradient_accumulation_steps", 1)
     return folder
 
