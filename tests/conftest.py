@@ -32,12 +32,14 @@ def smaller():
         yield row
 
 
-@pytest.fixture
-def full_tiny(smaller, monkeypatch):
-    """--size tiny as a user gets it."""
+@pytest.fixture(scope="module")
+def full_tiny(smaller):
+    """--size tiny as a user gets it, from here to the end of a module: it learns to write answers, a smaller one not."""
     from model.neurolm import LM_SIZES
 
-    monkeypatch.setitem(LM_SIZES, "tiny", smaller)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LM_SIZES, "tiny", smaller)
+        yield
 
 
 def shared_folder() -> Path:

@@ -16,14 +16,14 @@ STAGE = "instruction"
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory, full_tiny):
     """The toy corpus with a second task, whose windows are longer, and a model that has learnt the first one."""
     folder = write_corpus(tmp_path_factory.mktemp("instruction"))
     write_toy(folder / "data" / "Long", 3, 48, (("train", 1), ("val", 1), ("test", 1)), window=6)
     (folder / "long.yaml").write_text(TASK.replace("Toy", "Long").replace("Which rhythm", "Of these two, which"))
     for stage in ("vq", "pretrain"):
         train(stage, folder, folder / "reference", "--max_steps", 2)
-    learning = ["--learning_rate", 1.2e-2, "--epochs", 5, "--save_ckpt_freq", 0, "--dropout", 0, "--eeg_batch_size", 2]
+    learning = ["--learning_rate", 3e-3, "--epochs", 5, "--save_ckpt_freq", 0, "--dropout", 0, "--eeg_batch_size", 2]
     train(STAGE, folder, folder / "reference", *learning, "--gradient_accumulation_steps", 1)
     return folder
 
