@@ -34,7 +34,7 @@ def smaller():
 
 @pytest.fixture(scope="module")
 def full_tiny(smaller):
-    """--size tiny as a user gets it, from here to the end of a module: it learns to write answers, a smaller one not."""
+    """--size tiny as a user gets it, to the end of a module: it learns to write answers, a smaller one not."""
     from model.neurolm import LM_SIZES
 
     with pytest.MonkeyPatch.context() as patch:
