@@ -1,6 +1,7 @@
 # make demo                         from raw EDF to a table of answers, on simulated recordings (minutes on 2 cores)
 # make demo RAW=/path/to/eegmat     the same on the real recordings
-# make test                         the tests
+# make test                         the tests, each promise by its quickest one (minutes on 2 cores)
+# make test-all                     all of them, also those marked slow
 # make lint                         the linter
 # make bench                        the tables of docs/performance.md: each hot path against the plain way
 # make gpu                          ten minutes with a GPU: its tests, then training steps of each size, into gpu.json and gpu.md
@@ -18,7 +19,7 @@ DEVICE ?= cuda
 SIZE ?= B L XL
 OUT ?= .
 
-.PHONY: demo test lint bench gpu adapters clean
+.PHONY: demo test test-all lint bench gpu adapters clean
 
 $(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,8 +32,12 @@ demo: $(INSTALLED)
 	$(VENV)/bin/python demo.py $(if $(RAW),--raw "$(RAW)")
 
 # one thread a process, as many processes as cores
+TESTS = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+	$(TESTS) -m "not slow"
+
+test-all: $(INSTALLED)
+	$(TESTS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -31,7 +31,8 @@ from evaluation.metrics import primary_metric, score_metrics
 from evaluation.results import report
 from evaluation.scoring import Predictions, evaluate
 from model.inputs import BANDS, RATE, SMALLEST, log_band_power
-from training.flags import add_protocol_flags, natural
+from training.flags import add_protocol_flags
+from training.numbers import Help, natural
 from training.screening import screen
 from utils import start_run
 
@@ -42,11 +43,11 @@ SHRINKAGE = 0.05  # share of the mean power, which makes covariances of few seco
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     flag = parser.add_argument
     flag("--dataset_dir", default="./", help="folder of the known tasks' dataset folders")
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: every known one under dataset_dir")
-    flag("--out_dir", default="./")
+    flag("--out_dir", default="./", help="where the results go")
     flag("--seed", type=natural, default=1337, help="of the chance")
     add_protocol_flags(flag)
     flag("--verify", action="store_true", help="hold the sha256 of every file against its manifest first")

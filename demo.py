@@ -17,6 +17,7 @@ from pathlib import Path
 import errors
 from errors import UserError
 from evaluation import figures
+from training.numbers import Help
 
 ROOT = Path(__file__).resolve().parent
 PASS = 0.9  # test balanced accuracy on the simulated task
@@ -24,10 +25,10 @@ STAGES = {"tokenizer": "VQ", "pre-training": "NeuroLM-tiny", "instruction tuning
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--raw", help="folder of eegmat's EDF files; default: simulated ones")
-    parser.add_argument("--out_dir", default="demo")
-    parser.add_argument("--seed", type=int, default=1337)
+    parser.add_argument("--out_dir", default="demo", help="folder that is made anew")
+    parser.add_argument("--seed", type=int, default=1337, help="of recordings and training")
     return parser.parse_args(argv)
 
 

@@ -27,13 +27,14 @@ from model.opening import open_model
 from model.vq import VQ_Align
 from model.weights import plain_names
 from training.checkpoints import write_checkpoint
+from training.numbers import Help
 from training.provenance import hash_state
 
 CLOSE = 1e-4  # of the largest number of an encoder's output
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     flag = parser.add_argument
     flag("weights", help="checkpoint, official or own; folder of save_pretrained; OWNER/NAME on the hub")
     flag("out", type=Path, help="NAME.pt or NAME.pth, or a new folder")

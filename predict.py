@@ -24,35 +24,41 @@ from dataset.channels import load_aliases
 from dataset_maker.machinery.arrays import ARRAYS, SUFFIXES, add_array_arguments, array_format, is_nameless
 from errors import UserError
 from evaluation.metrics import ANSWERING
-from training.numbers import nonnegative, positive
+from training.numbers import Help, nonnegative, positive
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flag, switch = parser.add_argument, argparse.BooleanOptionalAction
-    flag("recordings", nargs="+", help=f"raw files ({' '.join(SUFFIXES + ARRAYS)}), folders, BIDS roots, 'patterns*'")
-    model = parser.add_mutually_exclusive_group(required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    switch, group = argparse.BooleanOptionalAction, parser.add_argument_group
+    what = f"raw files ({' '.join(SUFFIXES + ARRAYS)}), folders, BIDS roots, 'patterns*'"
+    parser.add_argument("recordings", nargs="+", help=what)
+    models = group("model")
+    model, flag = models.add_mutually_exclusive_group(required=True), models.add_argument
     model.add_argument("--NeuroLM_path", help="checkpoint of train_instruction.py, or a released NeuroLM")
     model.add_argument("--LaBraM_path", help="checkpoint of run_class_finetuning.py")
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: those the model was trained on")
     flag("--untrained", action=switch, default=False, help="ask also what the model was never trained on")
-    flag("--out_dir", type=Path, default=Path("answers"))
+    recording = group("recording")
+    flag = recording.add_argument
     flag("--window", type=positive, help="seconds; default: as in the training")
     flag("--stride", type=nonnegative, help="seconds from window to window; default: end to end")
     flag("--notch", type=nonnegative, help="mains frequency in Hz where it was recorded, 0: none; default: as in the "
          "training, or 50 where its checkpoint does not say")  # fmt: skip
     flag("--channels", nargs="+", help="names of the table to use (default: those of the training); all of an array")
-    add_array_arguments(parser)
+    add_array_arguments(recording)
     flag("--aliases", type=Path, help="YAML file of channel names and their places, 'E22: FP1'")
+    flag = group("answers").add_argument
+    flag("--out_dir", type=Path, default=Path("answers"), help="folder")
     flag("--answer_by", choices=ANSWERING, default="score", help="most likely answer (per token where a task is not of "
          "the training and its answers differ in length), one way for all, or freely written")  # fmt: skip
     flag("--features", action=switch, default=True, help="write the features of each window")
     flag("--figure", action=switch, default=True, help="draw the answers of each recording above its EEG")
+    flag = group("run").add_argument
     flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to 276 tokens, "
          "as officially; default: as in the training")  # fmt: skip
-    flag("--batch_size", type=positive, default=64)
+    flag("--batch_size", type=positive, default=64, help="windows answered at once")
     flag("--device", default="auto", help="auto, cpu, cuda, mps")
-    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    flag("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="of the arithmetic")
     return parser.parse_args(argv)
 
 

@@ -67,11 +67,12 @@ def get_args(argv=None):
     flag = parser.add_argument_group("data").add_argument
     flag("--dataset", default="TUAB", help="name of a dataset folder under dataset_dir, or its path")
     flag("--dataset_dir", default="./", help="folder of dataset folders")
-    flag("--output_dir", default="./", help="where checkpoints, logs and results go")
+    flag("--output_dir", "--out_dir", default="./", help="where checkpoints, logs and results go")
     add_protocol_flags(flag)
     add_trust_flags(flag)
     flag = parser.add_argument_group("model").add_argument
-    flag("--model", choices=CLASSIFIERS, default="labram_base_patch200_200", help="size of the network")
+    flag("--model", choices=CLASSIFIERS, default="labram_base_patch200_200", help="size of the network; "
+         "the paper trains large and huge for 30 epochs, 3 of them warm-up")  # fmt: skip
     flag("--finetune", help="checkpoint of run_labram_pretraining.py or this script, or the released labram-base.pth")
     add_tuning_flags(flag)
     flag("--freeze_backbone", action="store_const", const="probe", dest="tune", help="the same as --tune probe")
@@ -88,14 +89,14 @@ def get_args(argv=None):
         parser, epochs=50, warmup_epochs=5, batch_size=64, accumulation_flag="--update_freq", betas=(0.9, 0.999),
         lr=5e-4, min_lr=1e-6, weight_decay=0.05,
     )  # fmt: skip
-    flag("--layer_decay", type=nonnegative, default=0.65, help="factor of the rate from a block to the one below")
+    flag("--layer_decay", type=nonnegative, default=0.65, help="factor of the rate from a block to the one below; "
+         "in the paper 0.8 for large and huge")  # fmt: skip
     flag("--smoothing", type=share, default=0.1, help="of the labels, with more than two classes")
     flag("--model_ema", action=switch, default=False, help="evaluate a moving average of the weights")
     flag("--model_ema_decay", type=share, default=0.9999, help="of that average, a step")
-    flag("--eval", action=switch, default=False, help="only test --finetune, or checkpoint-best.pth of output_dir")
+    flag("--eval", "--eval_only", action=switch, default=False, help="only test --finetune, or the best epoch")
     add_run_flags(parser, seed=0, save_ckpt_freq=5)
-    flag = add_log_flags(parser, project="LaBraM", runname="finetuning")
-    flag("--log_dir", help="folder for TensorBoard; default: none")
+    add_log_flags(parser, project="LaBraM", runname="finetuning")
     args = parser.parse_args(argv)
     return follow_size(args, "lr", 5e-4, CLASSIFIERS[args.model].n_embd, 200)
 
@@ -169,7 +170,7 @@ def main(args):
     trainer = begin_training(
         raw_model, run, args, optimizer,
         learning_rates(args.lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
-        newest, loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
+        newest, loader, grad_clip=args.clip_grad,
         ema_decay=args.model_ema_decay if args.model_ema else 0.0,
         extra={"args": public_config(args), "classes": list(classes)}
         | describe_inputs(run, [folder], modules={"weights": weights})

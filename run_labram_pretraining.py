@@ -53,22 +53,21 @@ STRIDE = 4  # seconds between windows
 def get_args(argv=None):
     parser = make_parser(__doc__)
     flag = add_pretraining_data_flags(parser)
-    flag("--output_dir", default="./", help="where checkpoints and logs go")
+    flag("--output_dir", "--out_dir", default="./", help="where checkpoints and logs go")
     flag = parser.add_argument_group("model").add_argument
     flag("--model", choices=MASKED_MODELS, default="labram_base_patch200_1600_8k_vocab", help="size of the network")
     flag("--layer_scale_init_value", type=nonnegative, help="default: 0.1 (base), 1e-5 (large), 1e-6 (huge); 0: none")
     flag("--drop_path", type=share, default=0.0, help="stochastic depth of the last block")
     flag("--tokenizer_model", choices=TOKENIZERS, default="vqnsp_encoder_base_decoder_3x200x12", help="of stage 1")
-    flag("--tokenizer_weight", default="checkpoints/vqnsp.pth", help="of run_vqnsp_training.py, or the released one")
-    flag("--codebook_size", type=positive, default=8192, help="number of the tokenizer's codes")
-    flag("--codebook_dim", type=positive, default=32, help="width of the tokenizer's codes; 64 in the paper")
+    flag("--tokenizer_weight", "--tokenizer_path", default="checkpoints/vqnsp.pth", help="of stage 1, or released")
+    flag("--codebook_size", "--codebook_n_emd", type=positive, default=8192, help="number of the tokenizer's codes")
+    flag("--codebook_dim", "--codebook_emd_dim", type=positive, default=32, help="width of its codes; 64 in the paper")
     add_labram_training_flags(
         parser, epochs=50, warmup_epochs=5, batch_size=64, betas=(0.9, 0.98), lr=5e-4, min_lr=1e-5, weight_decay=0.05,
         clip_grad=3.0,
     )  # fmt: skip
     add_run_flags(parser, seed=0, save_ckpt_freq=5)
-    flag = add_log_flags(parser, project="LaBraM", runname="pretraining")
-    flag("--log_dir", help="folder for TensorBoard; default: none")
+    add_log_flags(parser, project="LaBraM", runname="pretraining")
     args = parser.parse_args(argv)
     return follow_size(args, "lr", 5e-4, MASKED_MODELS[args.model].n_embd, 200)
 
@@ -109,7 +108,7 @@ def main(args):
     trainer = begin_training(
         raw_model, run, args, optimizer,
         learning_rates(args.lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
-        output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
+        output_dir / "checkpoint.pth", loader, grad_clip=args.clip_grad,
         extra={"args": public_config(args), "trained_on": trained_on, **found}
         | describe_inputs(run, folders, modules={"tokenizer": tokenizer.state_dict()}),
     )  # fmt: skip

@@ -52,11 +52,11 @@ LOSSES = ("commitment", "amplitude", "phase")
 def get_args(argv=None):
     parser = make_parser(__doc__)
     flag = add_pretraining_data_flags(parser)
-    flag("--output_dir", default="./", help="where checkpoints and logs go")
+    flag("--output_dir", "--out_dir", default="./", help="where checkpoints and logs go")
     flag = parser.add_argument_group("model").add_argument
     flag("--model", choices=TOKENIZERS, default="vqnsp_encoder_base_decoder_3x200x12", help="encoder and decoder")
-    flag("--codebook_n_emd", type=positive, default=8192, help="number of codes")
-    flag("--codebook_emd_dim", type=positive, default=32, help="width of a code; 64 in the paper")
+    flag("--codebook_n_emd", "--codebook_size", type=positive, default=8192, help="number of codes")
+    flag("--codebook_emd_dim", "--codebook_dim", type=positive, default=32, help="width of a code; 64 in the paper")
     flag("--ema_decay", type=share, default=0.99, help="of the codebook's moving averages")
     flag("--quantize_kmeans_init", action=switch, default=False, help="place the codes by k-means on the first batch")
     flag("--revive_dead_codes", type=natural, default=0, help="re-seed codes idle for so many steps; 0: never")
@@ -65,8 +65,7 @@ def get_args(argv=None):
         weight_decay=1e-4, lr_help="for a global batch of 128 windows; it grows with the batch",
     )  # fmt: skip
     add_run_flags(parser, seed=0, save_ckpt_freq=20)
-    flag = add_log_flags(parser, project="LaBraM", runname="VQNSP")
-    flag("--log_dir", help="folder for TensorBoard; default: none")
+    add_log_flags(parser, project="LaBraM", runname="VQNSP")
     args = parser.parse_args(argv)
     return follow_size(args, "lr", 5e-5, TOKENIZERS[args.model][0].n_embd, 200)
 
@@ -108,7 +107,7 @@ def main(args):
     trainer = begin_training(
         raw_model, run, args, optimizer,
         learning_rates(lr, args.min_lr, steps, args.warmup_epochs * loader.steps_per_epoch),
-        output_dir / "checkpoint.pth", loader, log_dir=args.log_dir, grad_clip=args.clip_grad,
+        output_dir / "checkpoint.pth", loader, grad_clip=args.clip_grad,
         extra={"args": public_config(args), "trained_on": trained_on, **found} | describe_inputs(run, folders),
     )  # fmt: skip
     trainer.prepare(raw_model.place_codes)

@@ -69,13 +69,13 @@ def get_args(argv=None):
     flag("--dataset_dir", default="./", help="folder of the known tasks' dataset folders")
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: every known one under dataset_dir")
     flag("--text_dir", help="folder of train.bin; default: <out_dir>/text")
-    flag("--out_dir", default="./", help="where checkpoints/ and text/ are")
+    flag("--out_dir", "--output_dir", default="./", help="where checkpoints/ and text/ are")
     add_cache_flags(flag)
     add_protocol_flags(flag)
     add_trust_flags(flag)
     flag = parser.add_argument_group("model").add_argument
     flag("--NeuroLM_path", help="checkpoint of stage 2, as given or in out_dir; default: the one in out_dir")
-    flag("--tokenizer_path", help="checkpoint of stage 1, read by --init_from gpt2 and scratch; default: in out_dir")
+    flag("--tokenizer_path", "--tokenizer_weight", help="of stage 1, for --init_from gpt2, scratch; default: out_dir's")
     add_language_model_flags(flag, ("NeuroLM", "gpt2", "scratch"), "With --init_from gpt2, scratch; else as in stage 2")
     add_tuning_flags(flag)
     flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to 276 tokens, "
@@ -83,7 +83,8 @@ def get_args(argv=None):
     flag = add_neurolm_training_flags(
         parser, epochs=5, warmup_epochs=1, batch_flag="--eeg_batch_size", batch_size=64, text_batch_size=16,
         learning_rate=5e-4, min_lr=5e-5, weight_decay=0.1, beta2=0.95, grad_clip=1.0,
-        most_tokens=GPTConfig.block_size + 1, lr_help="the paper takes 5e-5 for L, 2e-5 for XL",
+        most_tokens=GPTConfig.block_size + 1,
+        lr_help="the paper takes 5e-5 for L, 2e-5 and 3 epochs for XL, and a tenth of it as --min_lr",
     )  # fmt: skip
     flag("--warmup_ratio", type=share, default=0.1, help="warm-up as a share of all steps, rounded down; where that is "
          "0, --warmup_epochs holds")  # fmt: skip
@@ -91,7 +92,7 @@ def get_args(argv=None):
     flag("--mixing_temperature", type=float, default=2.0, help="T of temperature: shares as windows ** (1 / T)")
     flag("--length_pool", type=positive, default=1, help="sort the windows of so many steps by length: less padding, "
          "but many steps are of one task; 1, as officially: each has the whole mixture")  # fmt: skip
-    flag("--eval_only", action=switch, default=False, help="answer the test sets with --NeuroLM_path or the best epoch")
+    flag("--eval_only", "--eval", action=switch, default=False, help="only test --NeuroLM_path, or the best epoch")
     flag("--answer_by", choices=ANSWERING, default="score", help="most likely answer (per token where a task is not of "
          "the training and its answers differ in length), one way for all, or freely written")  # fmt: skip
     flag = add_run_flags(parser, seed=1337, save_ckpt_freq=5)

@@ -52,10 +52,10 @@ def get_args(argv=None):
     parser = make_parser(__doc__)
     flag = add_pretraining_data_flags(parser)
     flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
-    flag("--out_dir", default="./", help="where checkpoints/ and text/ are")
+    flag("--out_dir", "--output_dir", default="./", help="where checkpoints/ and text/ are")
     add_cache_flags(flag)
     flag = parser.add_argument_group("model").add_argument
-    flag("--tokenizer_path", help="checkpoint of stage 1, as given or in out_dir; default: the one in out_dir")
+    flag("--tokenizer_path", "--tokenizer_weight", help="of stage 1, as given or in out_dir; default: the one there")
     add_language_model_flags(flag, ("gpt2", "scratch"), "Stage 3 takes it over")
     flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to --block_size tokens, "
          "as officially; default: as in stage 1")  # fmt: skip

@@ -44,7 +44,7 @@ def get_args(argv=None):
     parser = make_parser(__doc__)
     flag = add_pretraining_data_flags(parser)
     flag("--text_dir", help="folder of train.bin and val.bin; default: <out_dir>/text")
-    flag("--out_dir", default="./", help="where checkpoints/ and text/ are")
+    flag("--out_dir", "--output_dir", default="./", help="where checkpoints/ and text/ are")
     flag = parser.add_argument_group("model").add_argument
     flag("--size", choices=VQ_SIZES, default="B", help="B, L and XL share one tokenizer")
     flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the text embedding comes from")

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from benchmarks import paths
 from model.neurolm import LM_SIZES
-from training.flags import positive
+from training.numbers import Help, positive
 from training.provenance import provenance
 from utils import DTYPES, decay_groups, make_optimizer, start_run
 
@@ -211,7 +211,7 @@ def make_tables(report: dict) -> str:
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--size", choices=LM_SIZES, default="B")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto")

@@ -25,7 +25,7 @@ from dataset.recordings import SPLITS, RecordingReader, read_manifest, segments
 from dataset.verify import hash_file
 from dataset_maker.machinery.splits import HELD
 from errors import UserError
-from training.flags import positive
+from training.numbers import Help, positive
 
 PROBLEMS = 1  # exit status
 
@@ -86,7 +86,7 @@ def check_all(recordings, workers):
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="dataset folder")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: all cores)")
     return parser.parse_args(argv)

@@ -15,12 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset.leaks import find_leaks, read_roster
 from dataset_maker.machinery.splits import HELD
+from training.numbers import Help
 
 SPLITS = ("train", *HELD)
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="datasets (or manifests) to train on")
     parser.add_argument("--against", type=Path, nargs="+", required=True, help="datasets (or manifests) to evaluate on")
     return parser.parse_args(argv)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import errors
 from dataset_maker.simulation import custom, layouts, tuh
 from dataset_maker.simulation.files import Corpus
+from training.numbers import Help
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ def written_with(truth: Path) -> dict | None:
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--layout", required=True, choices=list(LAYOUTS), help="corpus to imitate")
     parser.add_argument("--out_dir", required=True, help="folder of the raw files and of truth.json")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--subjects", type=int, help="number of subjects (default: the layout's own)")
-    parser.add_argument("--seconds", type=int, help="length of a recording (default: the layout's own)")
+    parser.add_argument("--seed", type=int, default=0, help="of all signals")
+    parser.add_argument("--subjects", type=int, help="how many (default: the layout's own)")
+    parser.add_argument("--seconds", type=int, help="of a recording (default: the layout's own)")
     parser.add_argument(
         "--awkward",
         action=argparse.BooleanOptionalAction,

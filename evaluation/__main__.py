@@ -17,14 +17,13 @@ from errors import UserError
 from evaluation.pooling import compare_methods, group_repeats, interval_table, pool_runs, score_subjects
 from evaluation.results import PUBLISHED, compare_runs, read_run
 from training.logger import replace_text
+from training.numbers import Help
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m evaluation", description=__doc__, formatter_class=Help)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that hold a results.json, or such files")
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--split", default="test", help="of the results")
     parser.add_argument("--published", default=PUBLISHED, help="CSV of published results")
     parser.add_argument("--against", nargs="+", metavar="RUN", help="hold each method against those of these runs")
     parser.add_argument("--details", help="CSV to write: each subject and recording of each method")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,28 @@ def same_precision():
     """"auto" is float32 on every CPU: the tests' numbers are not those of one machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("utils._multiplies_bfloat16", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def smaller():
+    """A language model of a quarter of the width of --size tiny, here and in what is forked: 50257 words take most of
+    the time. Gives tiny's row."""
+    from model.neurolm import LM_SIZES
+
+    row = LM_SIZES["tiny"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LM_SIZES, "tiny", replace(row, n_embd=32))
+        yield row
+
+
+@pytest.fixture(scope="module")
+def full_tiny(smaller):
+    """--size tiny as a user gets it, to the end of a module: it learns to write answers, a smaller one not."""
+    from model.neurolm import LM_SIZES
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LM_SIZES, "tiny", smaller)
         yield
 
 
@@ -56,6 +79,16 @@ def untrained(tmp_path_factory) -> Path:
     from refusals import write_untrained
 
     return write_untrained(tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """A corpus of toy data after NeuroLM's three stages: what they made is in `stages.reference`. Only to be read."""
+    import stages
+
+    corpus = stages.write_corpus(tmp_path_factory.mktemp("corpus"))
+    stages.train_all(corpus)
+    return corpus
 
 
 @pytest.fixture

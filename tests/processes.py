@@ -9,6 +9,8 @@ import socket
 @contextlib.contextmanager
 def fork_processes(world_size: int, work, *arguments):
     """So many processes that call `work(*arguments)`, as torchrun would start them; killed at the end."""
+    import torch._dynamo  # noqa: F401 - the first step of an optimizer loads it: once here, not in each fork
+
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]

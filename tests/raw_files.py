@@ -2,9 +2,12 @@
 
 import csv
 import hashlib
+from pathlib import Path
 
 import numpy as np
 from edfio import Edf, EdfSignal
+
+from text_dataset_maker import prepare
 
 EEGMAT = tuple("FP1 FP2 F3 F4 F7 F8 T3 T4 C3 C4 T5 T6 P3 P4 O1 O2 FZ CZ PZ".split())  # noqa: SIM905
 
@@ -44,6 +47,12 @@ def run_maker(maker, *argv, status=0):
         assert stop.code == status
     else:
         assert status == 0
+
+
+def write_text(folder):
+    """train.bin and val.bin as the script makes them, of a page of this repository: Python's help takes longer."""
+    argv = ["--source", "files", "--files", Path(__file__).parents[1] / "README.md", "--out_dir", folder]
+    prepare.main(prepare.get_args([*map(str, argv)]))
 
 
 def write_workload(folder):

@@ -14,14 +14,16 @@ from model.vq import VQ_Align
 ENCODER = NTConfig(n_layer=2, n_head=2, n_embd=32)
 
 
-def make_vq():
+def make_vq(layers=2):
     torch.manual_seed(0)
-    return VQ_Align(ENCODER, replace(ENCODER, n_layer=1, in_chans=8), n_codes=64, text_rows=100).eval()
+    encoder = replace(ENCODER, n_layer=layers)
+    return VQ_Align(encoder, replace(ENCODER, n_layer=1, in_chans=8), n_codes=64, text_rows=100).eval()
 
 
-def make_lm(**options):
+def make_lm(layers=2, **options):
     torch.manual_seed(1)
-    return NeuroLM(GPTConfig(n_layer=2, n_head=2, n_embd=48), ENCODER, n_codes=64, **options).eval()
+    lm, encoder = GPTConfig(n_layer=layers, n_head=2, n_embd=48), replace(ENCODER, n_layer=layers)
+    return NeuroLM(lm, encoder, n_codes=64, **options).eval()
 
 
 def samples():

@@ -5,7 +5,6 @@ from math import isfinite
 
 import pytest
 import torch
-from conftest import run_script
 
 from benchmarks import bench, paths, plain
 from utils import start_run
@@ -16,8 +15,8 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     (folder / "page.md").write_text(f"# Performance\n\n{bench.MARK}old tables\n")
     names = [name for name in bench.ROWS if name != "predict.py --help"]  # whose start takes seconds
-    run_script("benchmarks/bench.py", "--size", "tiny", "--repeats", 1, "--rows", *names, "--json",
-               folder / "bench.json", "--markdown", folder / "page.md")  # fmt: skip
+    flags = ["--size", "tiny", "--repeats", "1", "--rows", *names, "--json", str(folder / "bench.json")]
+    bench.main(bench.get_args([*flags, "--markdown", str(folder / "page.md")]))
     return json.loads((folder / "bench.json").read_text()), (folder / "page.md").read_text()
 
 

@@ -63,10 +63,10 @@ def total(found):
     return sum(map(total, found)) if isinstance(found, tuple) else found.float().sum()
 
 
-MODELS = {
-    "train_vq": (make_vq, reconstructions),
-    "train_pretrain": (make_lm, predictions),
-    "train_instruction": (make_lm, questions),
+MODELS = {  # of one layer, of which more make a longer graph
+    "train_vq": (partial(make_vq, 1), reconstructions),
+    "train_pretrain": (partial(make_lm, 1), predictions),
+    "train_instruction": (partial(make_lm, 1), questions),
     "run_vqnsp_training": (lambda: VQNSP(replace(LABRAM, qkv_bias=True), 1, n_codes=16, code_dim=8), montages),
     "run_labram_pretraining": (lambda: MaskedModel(LABRAM, 16), montages),
     "run_class_finetuning": (lambda: Classifier(LABRAM, 3), montages),

@@ -25,18 +25,11 @@ SAMPLES, TEXTS = 4, 4  # of a step, over all processes
 PEAK = 1e12  # floating-point operations a second, where their share of the peak is compared
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    corpus = stages.write_corpus(tmp_path_factory.mktemp("corpus"))
-    stages.train_all(corpus)
-    return corpus
-
-
 def shares(stage: str, world_size: int) -> list:
-    """Flags of a run of 20 steps that share out the same global batch; without dropout, which is drawn by rank."""
+    """Flags of a run of 10 steps that share out the same global batch; without dropout, which is drawn by rank."""
     batch = "--batch_size" if stage == "vq" else "--eeg_batch_size"
     flags = [batch, SAMPLES // world_size, "--text_batch_size", TEXTS // world_size, "--gradient_accumulation_steps", 1]
-    flags += ["--epochs", 4, "--log_interval", 1, "--save_ckpt_freq", 0]
+    flags += ["--epochs", 2, "--log_interval", 1, "--save_ckpt_freq", 0]
     return flags + ["--dropout", 0] * (stage != "vq")
 
 
@@ -74,26 +67,30 @@ def assert_close_runs(folder, reference):
 
 
 @pytest.fixture(scope="module")
-def alone(corpus):
+def alone(corpus, tmp_path_factory):
     """The folder of a stage's run in one process, with which all others are compared; each is trained once."""
+
+    out_dir = tmp_path_factory.mktemp("alone")
 
     @functools.cache
     def folder(stage):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(throughput, "peak_flops", lambda device, dtype: PEAK)
-            return train(stage, corpus, corpus / "alone", *shares(stage, 1))
+            return train(stage, corpus, out_dir, *shares(stage, 1))
 
     return folder
 
 
-@pytest.mark.parametrize("stage", stages.SCRIPTS)
-def test_processes_share_a_step(stage, alone, corpus, tmp_path):
+# slow: on four processes a codebook shares its step in the quick cases, and stage 2 goes on where two stopped, below
+SLOW = [pytest.param(stage, 4, marks=pytest.mark.slow) for stage in ("pretrain", "instruction")]
+
+
+@pytest.mark.parametrize("stage, world_size", [*((stage, 2) for stage in stages.SCRIPTS), ("vq", 4), *SLOW])
+def test_processes_share_a_step(stage, world_size, alone, corpus, tmp_path):
     reference = alone(stage)
-    assert read_checkpoint(reference / "ckpt.pt")["iter_num"] == 20
-    for world_size in (2, 4):
-        out_dir = tmp_path / str(world_size)
-        run_processes(world_size, train, stage, corpus, out_dir, *shares(stage, world_size))
-        assert_close_runs(out_dir / "checkpoints" / stages.FOLDERS[stage], reference)
+    assert read_checkpoint(reference / "ckpt.pt")["iter_num"] == 10
+    run_processes(world_size, train, stage, corpus, tmp_path, *shares(stage, world_size))
+    assert_close_runs(tmp_path / "checkpoints" / stages.FOLDERS[stage], reference)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "instruction"])
@@ -145,8 +142,8 @@ def test_a_checkpoint_of_two_processes_resumes_on_one_and_four(fsdp, alone, corp
 
 def test_another_global_batch_goes_on_with_the_next_windows(corpus, tmp_path):
     """The same command on other processes: an epoch's 22 windows in steps of 4, then, from the seventh step, of 8."""
-    run_processes(2, stop_at_seven, "vq", corpus, tmp_path, *shares("vq", 2))
-    run_processes(4, train, "vq", corpus, tmp_path, *shares("vq", 2))
+    run_processes(2, stop_at_seven, "vq", corpus, tmp_path, *shares("vq", 2), "--epochs", 4)
+    run_processes(4, train, "vq", corpus, tmp_path, *shares("vq", 2), "--epochs", 4)
     state = read_checkpoint(tmp_path / "checkpoints" / "VQ" / "ckpt.pt")
     assert (state["epoch"], state["iter_num"], state["samples_per_step"]) == (4, 4 * (22 // 8), 8)
     steps = [line["step"] for line in stages.read_metrics(tmp_path / "checkpoints" / "VQ") if "train/loss" in line]

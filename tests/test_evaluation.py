@@ -1,10 +1,13 @@
 """Evaluation: every window once whatever the batches and processes, results that can be read back and compared."""
 
 import json
+import os
 
 import numpy as np
 import pytest
-from conftest import run_script
+import torch
+import torch.distributed as dist
+from processes import run_processes
 from workload import evaluate_workload, make_predictions, make_windows
 
 from errors import UserError
@@ -12,45 +15,36 @@ from evaluation.metrics import score_metrics
 from evaluation.results import results_table
 from evaluation.scoring import collect
 
-# Process r of w answers the windows r, r + w, ... of sets of 1, 2, 7 and 50, in batches of 1, 7 and 64, one of them
-# twice; rank 0 writes what was gathered.
-WORKER = """
-import json, os, sys
-sys.path.insert(0, os.getcwd())
-import numpy as np, torch
-import torch.distributed as dist
-from evaluation.scoring import collect
 
-rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-if world > 1:
-    dist.init_process_group("gloo")
-out = {}
-for n in (1, 2, 7, 50):
-    labels = torch.arange(n) % 3
-    probabilities = torch.softmax(torch.from_numpy(np.random.default_rng(n).normal(size=(n, 3))), 1)
-    for size in (1, 7, 64):
-        own = torch.arange(n)[rank::world]
-        own = torch.cat([own, own[:1]])  # a sampler that pads its shard repeats a window
-        batches = own.split(size) if len(own) else []
-        seen = collect(lambda index: (index, labels[index], probabilities[index].float()), batches, n)
-        out.setdefault(n, []).append([seen.labels.tolist(), seen.probabilities.tolist()])
-everyone = [None] * world
-if world > 1:
-    dist.all_gather_object(everyone, out)
-    assert all(other == out for other in everyone)
-    dist.destroy_process_group()
-if rank == 0:
-    json.dump(out, open(sys.argv[1], "w"))
-"""
+def answer_shares(path):
+    """Process r of w answers the windows r, r + w, ... of sets of 1, 2, 7 and 50, in batches of 1, 7 and 64, one of
+    them twice; rank 0 writes what was gathered."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if world > 1:
+        dist.init_process_group("gloo")
+    out = {}
+    for n in (1, 2, 7, 50):
+        labels = torch.arange(n) % 3
+        probabilities = torch.softmax(torch.from_numpy(np.random.default_rng(n).normal(size=(n, 3))), 1)
+        for size in (1, 7, 64):
+            own = torch.arange(n)[rank::world]
+            own = torch.cat([own, own[:1]])  # a sampler that pads its shard repeats a window
+            batches = own.split(size) if len(own) else []
+            seen = collect(lambda at, y=labels, p=probabilities: (at, y[at], p[at].float()), batches, n)
+            out.setdefault(n, []).append([seen.labels.tolist(), seen.probabilities.tolist()])
+    everyone = [None] * world
+    if world > 1:
+        dist.all_gather_object(everyone, out)
+        assert all(other == out for other in everyone)
+        dist.destroy_process_group()
+    if rank == 0:
+        path.write_text(json.dumps(out))
 
 
-@pytest.mark.e2e
 def test_any_batches_and_processes_gather_the_same(tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
     texts = []
     for nproc in (1, 2, 3):
-        run_script(script, tmp_path / f"{nproc}.json", nproc=nproc)
+        run_processes(nproc, answer_shares, tmp_path / f"{nproc}.json")
         texts.append((tmp_path / f"{nproc}.json").read_text())
     assert texts[0] == texts[1] == texts[2]
     for n, by_size in json.loads(texts[0]).items():
@@ -62,34 +56,26 @@ def batch_of(indices):
     return np.array(indices), np.zeros(len(indices)), np.tile([0.5, 0.5], (len(indices), 1))
 
 
-FAILING = """
-import os, sys
-sys.path.insert(0, os.getcwd())
-import torch.distributed as dist
-from evaluation.scoring import collect
+def fail_on_one(folder):
+    """Rank 1 cannot answer; each rank writes what it was told."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
 
-dist.init_process_group("gloo")
+    def predict(batch):
+        if rank == 1:
+            raise ValueError("recording 7 is broken")
+        return [0], [0], [[0.5, 0.5]]
 
-def predict(batch):
-    if dist.get_rank() == 1:
-        raise ValueError("recording 7 is broken")
-    return [0], [0], [[0.5, 0.5]]
-
-try:
-    collect(predict, [0], 1)
-except (RuntimeError, ValueError) as error:
-    print(f"rank {dist.get_rank()} says {error}\\n", end="", flush=True)
-dist.destroy_process_group()
-"""
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        collect(predict, [0], 1)
+    (folder / str(rank)).write_text(str(caught.value))
+    dist.destroy_process_group()
 
 
-@pytest.mark.e2e
 def test_a_process_that_fails_does_not_leave_the_others_waiting(tmp_path):
-    script = tmp_path / "failing.py"
-    script.write_text(FAILING)
-    said = run_script(script, nproc=2).stdout
-    assert "rank 1 says recording 7 is broken" in said
-    assert "rank 0 says the evaluation failed on another process, rank 1: ValueError('recording 7 is broken')" in said
+    run_processes(2, fail_on_one, tmp_path)
+    failed = "the evaluation failed on another process, rank 1: ValueError('recording 7 is broken')"
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [failed, "recording 7 is broken"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The house of DESIGN: rooms on floors; no import goes upward, and neither rooms nor modules import in a circle."""
 
 import ast
+import functools
 from graphlib import TopologicalSorter
 
 from conftest import ROOT
@@ -16,6 +17,7 @@ FLOORS = {
 MOST_ROOMS = 20
 
 
+@functools.cache
 def modules() -> dict[str, set[str]]:
     """Every module of the repository outside the tests, and the ones of them that it imports, also inside functions."""
     paths = [path for path in ROOT.rglob("*.py") if not {".venv", "tests", "demo"} & set(path.relative_to(ROOT).parts)]

@@ -6,15 +6,17 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_script
+from processes import run_processes
 from stages import FOLDERS, TASK, flags, read_metrics, train, write_corpus
 from toy_eeg import write_toy
+
+import train_instruction
 
 STAGE = "instruction"
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory, full_tiny):
     """The toy corpus with a second task, whose windows are longer, and a model that has learnt the first one."""
     folder = write_corpus(tmp_path_factory.mktemp("instruction"))
     write_toy(folder / "data" / "Long", 3, 48, (("train", 1), ("val", 1), ("test", 1)), window=6)
@@ -51,12 +53,21 @@ def bare(corpus, tmp_path_factory):
     return folder
 
 
+def instruct(nproc, *words):
+    """Stage 3 in this process, or in several."""
+
+    def work():
+        train_instruction.main(train_instruction.get_args([*map(str, words)]))
+
+    run_processes(nproc, work) if nproc > 1 else work()
+
+
 def evaluate(bare, name, batch_size=64, nproc=1, **more):
     """Results and each window's probabilities of an evaluation."""
     arguments = {"tasks": bare / "task.yaml", "NeuroLM_path": bare / "model.pt", "out_dir": bare / name}
     arguments |= {"size": "tiny", "device": "cpu", "num_workers": 0, "eeg_batch_size": batch_size} | more
     words = [word for key, value in arguments.items() for word in (f"--{key}", value)]
-    run_script("train_instruction.py", "--eval_only", *words, nproc=nproc)
+    instruct(nproc, "--eval_only", *words)
     (path,) = (bare / name).rglob("results.json")
     (result,) = json.loads(path.read_text())["results"]
     windows = pd.read_csv(path.parent / result.pop("predictions"))
@@ -86,7 +97,7 @@ def test_mixed_tasks_train_alike_on_one_process_and_two(corpus, tmp_path):
     more = ["--tasks", corpus / "task.yaml", corpus / "long.yaml", "--mixing", "balanced", "--max_steps", 3]
     more += ["--log_interval", 1, "--dropout", 0, "--gradient_accumulation_steps", 1]
     alone = train(STAGE, corpus, tmp_path / "one", *more, "--eeg_batch_size", 4, "--text_batch_size", 2)
-    run_script("train_instruction.py", *flags(STAGE, corpus, tmp_path / "two", *more), nproc=2)
+    instruct(2, *flags(STAGE, corpus, tmp_path / "two", *more))
     together = tmp_path / "two" / "checkpoints" / FOLDERS[STAGE]
     np.testing.assert_allclose(losses(together), losses(alone), rtol=1e-4)
     shares = [row["train/padded_share"] for row in read_metrics(alone) if "train/loss" in row]

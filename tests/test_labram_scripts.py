@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import run_script
+from processes import run_processes
 from toy_eeg import write_toy
 
 import run_class_finetuning
@@ -19,6 +19,7 @@ MASKED = ["--model", "labram_tiny_patch200_1600_8k_vocab", "--tokenizer_model", 
 MASKED += ["--codebook_size", "64", "--codebook_dim", "16"]
 CLASSIFIER = ["--model", "labram_tiny_patch200_200", "--disable_qkv_bias"]
 CPU = ["--device", "cpu", "--num_workers", "0", "--log_interval", "1"]
+SCRIPTS = (run_vqnsp_training, run_labram_pretraining, run_class_finetuning)
 OFFICIAL_KEYS = {"model", "optimizer", "epoch", "scaler", "args"}
 
 
@@ -160,11 +161,11 @@ def test_a_killed_run_goes_on_at_the_next_step_bit_for_bit(data, tokenizer, tmp_
 @pytest.mark.parametrize("which", range(3))
 def test_two_processes_make_the_steps_of_one(data, tokenizer, tmp_path, which):
     script, flags = runs(data, tokenizer)[which]
-    flags = [*flags, *CPU, "--drop_path", 0] if which else [*flags, *CPU]
+    flags = [*flags, "--drop_path", 0] if which else flags
     size = flags.index("--batch_size") + 1
     for nproc in (1, 2):
         flags[size] = 4 // nproc
-        run_script(f"{script.__name__}.py", *flags, "--output_dir", tmp_path / str(nproc), nproc=nproc)
+        run_processes(nproc, call, script, *flags, "--output_dir", tmp_path / str(nproc))
     assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-4)
     one, two = (read_checkpoint(tmp_path / str(nproc) / "checkpoint.pth")["model"] for nproc in (1, 2))
     for name, value in one.items():
@@ -213,9 +214,11 @@ FINETUNING_COMMAND = """run_class_finetuning.py --output_dir {out}/checkpoints/f
 def test_the_published_commands_run_as_written(tmp_path):
     write_toy(tmp_path / "data" / "pair", seconds=120)
     write_toy(tmp_path / "data" / "TUAB", seconds=60, window=2, splits=(("train", 3), ("val", 2), ("test", 2)))
-    for command in (TOKENIZER_COMMAND, PRETRAINING_COMMAND, FINETUNING_COMMAND):
-        words = command.format(out=tmp_path).split()
-        run_script(*words, "--dataset_dir", tmp_path / "data", "--max_steps", 1, "--num_workers", 0)
+    commands = (TOKENIZER_COMMAND, PRETRAINING_COMMAND, FINETUNING_COMMAND)
+    for script, command in zip(SCRIPTS, commands, strict=True):
+        name, *words = command.format(out=tmp_path).split()
+        assert name == f"{script.__name__}.py"
+        call(script, *words, "--dataset_dir", tmp_path / "data", "--max_steps", 1)
     folders = [tmp_path / "checkpoints" / name for name in ("vqnsp", "labram_base", "finetune_tuab_base")]
     assert [read_checkpoint(folder / "checkpoint.pth")["iter_num"] for folder in folders] == [1, 1, 1]
     assert (folders[2] / "results.json").is_file()

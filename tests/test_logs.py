@@ -24,14 +24,9 @@ KEY = "0123456789abcdef" * 2 + "01234567"
 BLOCK = 32 * 1024
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return stages.write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def folder(corpus):
-    return stages.train("vq", corpus, corpus / "reference")
+    return stages.reference(corpus, "vq")
 
 
 def read_wandb(path):
@@ -51,10 +46,12 @@ def read_wandb(path):
 
 def test_wandb_offline_keeps_one_run_and_no_key(corpus, tmp_path):
     flags = ["--wandb_log", "--wandb_project", "Project", "--wandb_runname", "Name", f"--wandb_api_key={KEY}"]
-    flags += ["--no-decay_lr", "--warmup_epochs", 0]
+    flags += ["--no-decay_lr", "--warmup_epochs", 0, "--log_dir", tmp_path / "board"]
     for steps in (3, 4):
         run_script("train_vq.py", *stages.flags("vq", corpus, tmp_path, *flags, "--max_steps", steps))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    boards = sorted((tmp_path / "board").glob("events.out.tfevents.*"))
+    assert len(boards) == 2 and all(path.stat().st_size > 1000 for path in boards)  # TensorBoard, a file a run
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
     first, second = (list(read_wandb(path)) for path in sorted(tmp_path.rglob("*.wandb"), key=lambda path: path.parent))

@@ -18,8 +18,8 @@ CASES = {
         ("commitment", "frequency", "raw"), 200, 0.05, 1e-3,
         ["--datasets", "pair", "--block_size", 4, "--batch_size", 1],
     ),  # fmt: skip
-    "pretrain": (("eeg", "text"), 50, 0.02, 3e-3, ["--dropout", 0]),
-    "instruction": (("answer", "text"), 50, 0.02, 3e-3, ["--dropout", 0, "--warmup_ratio", 0.1]),
+    "pretrain": (("eeg", "text"), 50, 0.02, 1.2e-2, ["--dropout", 0]),
+    "instruction": (("answer", "text"), 50, 0.02, 1.2e-2, ["--dropout", 0, "--warmup_ratio", 0.1]),
 }
 
 

@@ -7,8 +7,8 @@ import shutil
 import pandas as pd
 import pytest
 import torch
-from conftest import run_script
-from raw_files import run_maker
+from processes import run_processes
+from raw_files import run_maker, write_text
 from torch.testing import assert_close
 
 import train_instruction
@@ -16,7 +16,6 @@ import train_pretrain
 import train_vq
 from dataset_maker import make_h5dataset_for_pretrain, make_Workload, simulate
 from model.weights import read_checkpoint
-from text_dataset_maker import prepare
 
 pytestmark = pytest.mark.e2e
 
@@ -44,7 +43,7 @@ def corpus(tmp_path_factory):
     ):
         raw, out = corpus / "raw" / name, corpus / "data" / name
         run_maker(maker, "--raw_dir", raw, "--out_dir", out, "--workers", 1, *more)
-    prepare.main(prepare.get_args(["--source", "stdlib", "--out_dir", str(corpus / "text")]))
+    write_text(corpus / "text")
     return corpus
 
 
@@ -128,9 +127,11 @@ def test_evaluation_alone_needs_neither_text_nor_training_data(one, corpus, tmp_
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_two_processes_make_the_same_steps(one, corpus, name):
-    done = run_script(f"{STAGES[name][0].__name__}.py", *flags(name, corpus, corpus / "two", nproc=2), nproc=2)
-    assert "2 process(es) on cpu" in done.stdout and "Traceback" not in done.stderr
+def test_two_processes_make_the_same_steps(one, corpus, name, capfd):
+    script = STAGES[name][0]
+    run_processes(2, lambda: script.main(script.get_args(flags(name, corpus, corpus / "two", nproc=2))))
+    said = capfd.readouterr()
+    assert "2 process(es) on cpu" in said.out and "Traceback" not in said.err
     two = corpus / "two" / "checkpoints" / name
     for a, b in zip(read_metrics(one / name), read_metrics(two), strict=True):
         assert a.keys() == b.keys()

@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT
 from test_predict import made  # noqa: F401 - a fixture
 
+from model.neurolm import LM_SIZES
+
 
 def test_every_block_runs(made, tmp_path, monkeypatch):  # noqa: F811
     checkpoint = tmp_path / "runs" / "neurolm" / "checkpoints" / "instruction-B" / "ckpt-best.pt"
@@ -33,7 +35,7 @@ def test_every_block_runs(made, tmp_path, monkeypatch):  # noqa: F811
     assert len(seen["answers"]) == 10 and set(seen["answers"]["answer"]) <= {"No", "Yes"}
     exec(blocks[-1], seen)
     shapes = [seen[name].shape for name in ("by_channel", "tokens", "hidden", "overlapping")]
-    assert shapes == [(10, 19, 16), (10, 19, 4, 16), (10, 128), (37, 16)]
+    assert shapes == [(10, 19, 16), (10, 19, 4, 16), (10, LM_SIZES["tiny"].n_embd), (37, 16)]
 
 
 def write_recording(path):

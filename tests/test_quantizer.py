@@ -1,10 +1,12 @@
 """The vector quantizer against a slow one-hot reference, and its codebook over processes."""
 
 import json
+import os
 
 import pytest
 import torch
-from conftest import run_script
+import torch.distributed as dist
+from processes import run_processes
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -145,50 +147,38 @@ def test_use_of_a_codebook():
     assert use == {"used": 0.5, "perplexity": pytest.approx(2.0), "dead": 2}
 
 
-# One process reads rows 0..5, or two read three of them each, with padding of their own and a codebook that revives.
-WORKER = """
-import json, os, sys
-sys.path.insert(0, os.getcwd())
-import torch
-import torch.distributed as dist
-from model.quantizer import Quantizer
-
-rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-if world > 1:
-    dist.init_process_group("gloo")
-torch.manual_seed(0)
-model = Quantizer(48, 6).train()
-model.revive_after = 3
-seen = []
-for step in range(6):
-    generator = torch.Generator().manual_seed(step)
-    z = torch.randn(6, 8, 6, generator=generator)
-    lengths = torch.tensor([8, 5, 6, 3, 2, 3])
-    torch.manual_seed(100 + rank)
-    own = torch.arange(6).chunk(world)[rank]
-    longest = int(lengths[own].max())
-    valid = torch.arange(longest) < lengths[own][:, None]
-    _, indices, distance = model(z[own, :longest], valid)
-    seen.append(distance[valid].sum().item())
-mine = {"sums": seen, "rows": model.embedding.weight.tolist(), "size": model.cluster_size.tolist(),
-        "idle": model.embedding.cluster_size.tolist()}
-everyone = [mine]
-if world > 1:
-    everyone = [None] * world
-    dist.all_gather_object(everyone, mine)
-    dist.destroy_process_group()
-if rank == 0:
-    json.dump(everyone, open(sys.argv[1], "w"))
-"""
+def learn(path):
+    """One process reads rows 0..5, or two read three of them each, with padding of their own and a codebook that
+    revives; rank 0 writes what each has seen."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if world > 1:
+        dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = Quantizer(48, 6).train()
+    model.revive_after = 3
+    seen = []
+    for step in range(6):
+        z = torch.randn(6, 8, 6, generator=torch.Generator().manual_seed(step))
+        lengths = torch.tensor([8, 5, 6, 3, 2, 3])
+        torch.manual_seed(100 + rank)
+        own = torch.arange(6).chunk(world)[rank]
+        longest = int(lengths[own].max())
+        valid = torch.arange(longest) < lengths[own][:, None]
+        _, indices, distance = model(z[own, :longest], valid)
+        seen.append(distance[valid].sum().item())
+    mine = {"sums": seen, "rows": model.embedding.weight.tolist(), "size": model.cluster_size.tolist()}
+    everyone = [mine | {"idle": model.embedding.cluster_size.tolist()}] * world
+    if world > 1:
+        dist.all_gather_object(everyone, everyone[0])
+        dist.destroy_process_group()
+    if rank == 0:
+        path.write_text(json.dumps(everyone))
 
 
-@pytest.mark.e2e
 def test_two_processes_learn_the_codebook_of_one(tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
     seen = {}
     for nproc in (1, 2):
-        run_script(script, tmp_path / f"{nproc}.json", nproc=nproc)
+        run_processes(nproc, learn, tmp_path / f"{nproc}.json")
         seen[nproc] = json.loads((tmp_path / f"{nproc}.json").read_text())
     (one,), (first, second) = seen[1], seen[2]
     for name in ("rows", "size", "idle"):

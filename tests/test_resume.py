@@ -21,13 +21,6 @@ class Killed(BaseException):
     """Ends a run on the spot, as a kill would: nothing catches it."""
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    corpus = stages.write_corpus(tmp_path_factory.mktemp("corpus"))
-    stages.train_all(corpus)
-    return corpus
-
-
 @pytest.mark.parametrize("stage", stages.SCRIPTS)
 def test_killed_at_every_kind_of_moment(stage, corpus, tmp_path, monkeypatch):
     """Within a log interval, before and after an epoch's validation, and with a logged step that was not saved."""

@@ -37,13 +37,6 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    corpus = stages.write_corpus(tmp_path_factory.mktemp("corpus"))
-    stages.train_all(corpus)
-    return corpus
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 @BOTH
 def test_while_the_script_imports(script, number):

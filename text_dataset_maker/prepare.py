@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dataset.text import END_TOKEN, load_tokenizer
 from errors import UserError, check_file, run
+from training.numbers import Help
 
 PASSAGE = 4000  # characters, about 1000 tokens
 SMALL_VAL = 16384  # characters: a small text gives at least this to validation, or a tenth of itself
@@ -30,16 +31,16 @@ BATCH = 256  # documents tokenized at once
 
 
 def get_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", choices=("openwebtext", "files", "stdlib"), required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser.add_argument("--source", choices=("openwebtext", "files", "stdlib"), required=True, help="of the text")
     parser.add_argument("--files", nargs="+", metavar="PATH", help=".txt and .md files, or folders of them")
     parser.add_argument("--out_dir", required=True, help="folder for train.bin and val.bin (a trainer's --text_dir)")
     parser.add_argument("--val_fraction", type=float, help="default: 0.0005 for openwebtext, else 0.01")
-    parser.add_argument("--seed", type=int, default=2357)
+    parser.add_argument("--seed", type=int, default=2357, help="of the draw for validation")
     parser.add_argument(
         "--num_proc", type=int, default=os.cpu_count(), help="processes to download, threads to tokenize"
     )
-    parser.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False, help="of both files")
     return parser.parse_args(argv)
 
 

@@ -6,26 +6,19 @@ declares what is its own. Each function gives the `add_argument` of its group, s
 
 import argparse
 import math
+import os
 
 from model.neurolm import LM_SIZES
 from training.agreement import CHANGEABLE
-from training.numbers import at_least, minutes, natural, nonnegative, positive, share
+from training.numbers import Help, at_least, minutes, natural, nonnegative, positive, share
 from utils import DTYPES, OPTIMIZERS
 
 switch = argparse.BooleanOptionalAction
+MOST_WORKERS = 8
+CLIP_HELP = "largest norm of the gradient; 0: no clipping"
 LR_HELP = "its largest value, after the warm-up"
 AUTO = "; auto: falls with the width, and --min_lr is a tenth of it"
 FASTEST = 1e-3  # of auto: twice that was worse on validation, docs/results.md
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The docstring as it stands, and the default of every flag that has one."""
-
-    def _get_help_string(self, action):
-        said = action.help or ""
-        if action.default in (None, argparse.SUPPRESS) or action.required or "default" in said:
-            return said
-        return f"{said} (default: %(default)s)".strip()
 
 
 def rate(text: str):
@@ -43,7 +36,18 @@ def follow_size(args, flag: str, usual: float, width: int = 1, usual_width: int 
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(description=doc, formatter_class=_Help)
+    return argparse.ArgumentParser(description=doc, formatter_class=Help)
+
+
+def either(ours: str, *spellings: str) -> list[str]:
+    """Both systems' names of a flag, `ours` first: that one is the attribute's."""
+    return sorted(spellings, key=lambda name: name != ours)
+
+
+def data_workers() -> int:
+    """A process's share of the cores that this job may use, less its own, and not more than keep up with a GPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, 0), MOST_WORKERS)
 
 
 def add_pretraining_data_flags(parser):
@@ -61,7 +65,8 @@ def add_trust_flags(flag):
     """To the group data of every script."""
     flag("--verify", action=switch, default=False, help="hold the sha256 of every file against its manifest first")
     flag("--allow_leak", action=switch, default=False, help="go on with subjects who are on both sides; results say so")
-    flag("--num_workers", type=natural, default=4, help="data workers of each process")
+    flag("--num_workers", type=natural, default=data_workers(), help="data workers of each process (default: its share "
+         "of the cores less one, here %(default)s)")  # fmt: skip
     return flag
 
 
@@ -108,8 +113,10 @@ def add_steps_flags(parser, *, epochs: int, warmup_epochs: int, batch_size: int,
     flag("--warmup_epochs", type=natural, default=warmup_epochs, help="of a learning rate that rises from 0")
     flag("--max_steps", type=positive, help="stop after so many steps; the schedule is fitted to them")
     flag("--overfit_batches", type=natural, default=0, help="check: read so many batches over and over, into overfit/")
-    flag(batch_flag, type=positive, default=batch_size, help="EEG windows of a process and micro-batch")
-    flag(accumulation_flag, type=positive, default=1, help="micro-batches of a step")
+    flag(*either(batch_flag, "--batch_size", "--eeg_batch_size"), type=positive, default=batch_size,
+         help="EEG windows of a process and micro-batch")  # fmt: skip
+    flag(*either(accumulation_flag, "--gradient_accumulation_steps", "--update_freq"), type=positive, default=1,
+         help="micro-batches of a step")  # fmt: skip
     return flag
 
 
@@ -120,13 +127,13 @@ def add_neurolm_training_flags(parser, *, text_batch_size: int, learning_rate: f
     flag = add_steps_flags(parser, **steps)
     flag("--text_batch_size", type=natural, default=text_batch_size, help="text windows beside them; 0: no text")
     flag("--block_size", type=at_least(2, most_tokens), default=1024, help="tokens of a window, at most")
-    flag("--learning_rate", type=rate, default=learning_rate, help=lr_help + AUTO)
+    flag("--learning_rate", "--lr", type=rate, default=learning_rate, help=lr_help + AUTO)
     flag("--min_lr", type=nonnegative, default=min_lr, help="learning rate at the end of the cosine")
     flag("--decay_lr", action=switch, default=True, help="cosine decay; else constant after the warm-up")
     flag("--weight_decay", type=nonnegative, default=weight_decay, help="of tensors with two and more dimensions")
     flag("--beta1", type=share, default=0.9, help="of AdamW")
     flag("--beta2", type=share, default=beta2, help="of AdamW")
-    flag("--grad_clip", type=nonnegative, default=grad_clip, help="largest norm of the gradient; 0: no clipping")
+    flag("--grad_clip", "--clip_grad", type=nonnegative, default=grad_clip, help=CLIP_HELP)
     return flag
 
 
@@ -137,10 +144,10 @@ def add_labram_training_flags(parser, *, betas: tuple[float, float], lr: float, 
     flag("--opt", choices=OPTIMIZERS, default="adamw", help="optimizer")
     flag("--opt_betas", type=share, nargs=2, default=betas, help="of the optimizer")
     flag("--opt_eps", type=nonnegative, default=1e-8, help="of the optimizer")
-    flag("--lr", type=rate, default=lr, help=lr_help + AUTO)
+    flag("--lr", "--learning_rate", type=rate, default=lr, help=lr_help + AUTO)
     flag("--min_lr", type=nonnegative, default=min_lr, help="learning rate at the end of the cosine")
     flag("--weight_decay", type=nonnegative, default=weight_decay, help="of matrices, not of norms and embeddings")
-    flag("--clip_grad", type=nonnegative, default=clip_grad, help="largest norm of the gradient; 0: no clipping")
+    flag("--clip_grad", "--grad_clip", type=nonnegative, default=clip_grad, help=CLIP_HELP)
     return flag
 
 
@@ -168,6 +175,7 @@ def add_log_flags(parser, *, project: str, runname: str):
     flag("--log_interval", type=positive, default=10, help="steps from line to line")
     flag("--profile", type=natural, default=0, metavar="N", help="look into N steps: a trace for Chrome and the "
          "operators that took longest, in profile/")  # fmt: skip
+    flag("--log_dir", help="folder for TensorBoard; default: none")
     flag("--wandb_log", action=switch, default=False, help="also log to Weights & Biases")
     flag("--wandb_project", default=project, help="of W&B")
     flag("--wandb_runname", default=runname, help="of W&B")

@@ -1,7 +1,18 @@
-"""What the numbers of flags may be, checked when they are parsed."""
+"""How --help shows flags, and what their numbers may be, checked when they are parsed."""
 
 import argparse
 import math
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The docstring as it stands, and the default of every flag that has one, as it would be typed."""
+
+    def _get_help_string(self, action):
+        said, default = action.help or "", action.default
+        if default in (None, argparse.SUPPRESS, []) or action.required or "default" in said:
+            return said
+        typed = " ".join(map(str, default)) if isinstance(default, list | tuple) else "%(default)s"
+        return f"{said} (default: {typed})".strip()
 
 
 def at_least(least, below=math.inf):

@@ -54,8 +54,8 @@ def start_training(raw_model, run: Run, args, out_dir: Path, loader: Loader, *, 
 
 
 def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path, loader: Loader, *, extra: dict,
-                   grad_clip: float, ema_decay: float = 0.0, template=None, log_dir=None) -> Trainer:  # fmt: skip
-    """Trainer, the newest checkpoint and the logs, from the flags that all scripts share; log_dir: of TensorBoard.
+                   grad_clip: float, ema_decay: float = 0.0, template=None) -> Trainer:  # fmt: skip
+    """Trainer, the newest checkpoint and the logs, from the flags that all scripts share.
 
     extra has the `inputs` of `describe_inputs`: with the flags they are held against the checkpoint.
     """
@@ -80,7 +80,7 @@ def begin_training(raw_model, run: Run, args, optimizer, rates, checkpoint: Path
         wandb = {"project": args.wandb_project, "name": args.wandb_runname, "api_key": args.wandb_api_key}
         trainer.logger = Logger(
             checkpoint.parent, run, about, len(rates), trainer.step, log_lines, wandb if args.wandb_log else None,
-            log_dir,
+            args.log_dir,
         )  # fmt: skip
         return trainer
     except BaseException:

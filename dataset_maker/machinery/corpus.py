@@ -30,6 +30,7 @@ from dataset_maker.machinery.ledger import Ledger, describe
 from dataset_maker.machinery.preprocessing import CleanEEG, load_recording
 from dataset_maker.machinery.sources import Source
 from errors import UserError, described
+from training.numbers import Help
 
 CHUNK_SECONDS = 10  # of HDF5 chunks: measured best for random windows of 4 to 64 s
 FLOAT16_MAX = 65504  # uV
@@ -73,11 +74,11 @@ def arguments(doc, notch, *groups, url=None):
     """
 
     def get_args(argv=None):
-        parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-        add = parser.add_argument
+        parser = argparse.ArgumentParser(description=doc, formatter_class=Help)
+        add = parser.add_argument_group("of every maker").add_argument
         add("--raw_dir", type=Path, required=True, help="folder of the raw files")
         add("--out_dir", type=Path, required=True, help="the dataset folder to make")
-        add("--shard", type=_shard, default=(0, 1), help="part of a job array: i/n with i from 0 to n - 1")
+        add("--shard", type=_shard, default=(0, 1), help="part of a job array: i/n, i below n (default: 0/1)")
         add("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores)")
         add("--dtype", choices=("float32", "float16"), default="float32", help="of the stored EEG")
         add("--notch", type=float, default=notch, help=f"mains in Hz, 0: none (default: {notch:g})")
