@@ -24,6 +24,7 @@ from errors import UserError, check_file
 SPLITS = ("train", "val", "test")
 _PICKLES = {".pkl", ".pickle"}
 _SUFFIXES = {".h5", ".hdf5"} | _PICKLES
+MAX_OPEN = 256  # files of a reader
 MAX_LABELS = 1000  # of an official dataset, which names none
 _MANIFEST_COLUMNS = ("recording", "split", "subject", "channels", "seconds", "windows", "windows_per_label")
 
@@ -234,7 +235,7 @@ def _check_shape(recording, channels, samples) -> None:
 class RecordingReader:
     """Reads windows of any recording; keeps at most `max_open` open, each opened in the process that uses it."""
 
-    def __init__(self, max_open=256):
+    def __init__(self, max_open=MAX_OPEN):
         self.max_open = max_open
         self._open = OrderedDict()  # (path, group) -> its eeg, the least recently used first; closes when dropped
         self._checked = set()  # (path, group) of recordings that are what their manifest says

@@ -35,6 +35,8 @@ def add_pretraining_data_flags(parser):
     flag = parser.add_argument_group("data").add_argument
     flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
     flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
+    flag("--resident_recordings", metavar="K", type=positive, help="draw windows among K recordings at a time, over "
+         "all processes: few files are opened, as slow file systems need it; default: among all")  # fmt: skip
     return add_trust_flags(flag)
 
 
