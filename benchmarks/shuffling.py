@@ -55,7 +55,7 @@ def get_args(argv=None):
     parser.add_argument("--batch", type=positive, default=512, help="windows of a step, over all processes")
     parser.add_argument("--processes", type=positive, default=8)
     parser.add_argument("--num_workers", type=positive, default=6)
-    parser.add_argument("--resident", type=positive, nargs="+", default=[12288, 6144, 1536, 384])
+    parser.add_argument("--resident", type=positive, nargs="+", default=[6144, 3072, 768, 192])
     return parser.parse_args(argv)
 
 
@@ -69,7 +69,8 @@ def main(args):
         order = Resident(every, recordings, resident) if resident else Interleaved(every)
         steps = recordings[order.positions(0, 0, args.batch)]
         middle = steps[len(steps) // 2 :][:200]
-        same = " | ".join(f"1 in {1 / max(meeting(middle, lag), 1e-9):,.0f}" for lag in LAGS)
+        likely = [meeting(middle, lag) for lag in LAGS]
+        same = " | ".join(f"1 in {1 / share:,.0f}" if share else "never" for share in likely)
         mixed = np.mean([len(np.unique(step)) for step in middle])
         print(f"| {resident or 'all'} | {mixed:.0f} | {same} | {opens(steps, args.processes, args.num_workers):.4f} |")
 

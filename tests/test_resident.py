@@ -113,9 +113,9 @@ def test_few_files_are_opened(world, workers, start):
 
 
 def test_more_than_workers_keep_open_are_refused():
-    with pytest.raises(UserError, match="--resident_recordings 257: a data worker keeps 256 files open, that is 256"):
-        make_loader(resident=257)
-    make_loader(resident=257, num_workers=2)
+    with pytest.raises(UserError, match="--resident_recordings 129: a data worker has room for 128, that is 128"):
+        make_loader(resident=129)
+    make_loader(resident=129, num_workers=2)
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_recordings_it_started_with(tmp_path, monkeypatch):

