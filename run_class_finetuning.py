@@ -66,7 +66,7 @@ def get_args(argv=None):
     parser = make_parser(__doc__)
     flag = parser.add_argument_group("data").add_argument
     flag("--dataset", default="TUAB", help="name of a dataset folder under dataset_dir, or its path")
-    flag("--dataset_dir", default="./", help="folder of dataset folders")
+    flag("--dataset_dir", nargs="+", default=["./"], help="folders of dataset folders, or s3://bucket/folder")
     flag("--output_dir", "--out_dir", default="./", help="where checkpoints, logs and results go")
     add_protocol_flags(flag)
     add_trust_flags(flag)

@@ -85,6 +85,7 @@ def main(args):
     loader = Loader(
         train_set, args.batch_size, run, collate_montage, args.gradient_accumulation_steps, args.num_workers,
         train_set.same_shape(), overfit_batches=args.overfit_batches, check=check_eeg,
+        resident=args.resident_recordings, recordings=train_set.index[:, 0],
     )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     run.say(

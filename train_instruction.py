@@ -66,7 +66,7 @@ RATES = {"tiny": 1e-3, "mini": 1e-3, "small": 7e-4, "B": 5e-4, "L": 5e-5, "XL": 
 def get_args(argv=None):
     parser = make_parser(__doc__)
     flag = parser.add_argument_group("data").add_argument
-    flag("--dataset_dir", default="./", help="folder of the known tasks' dataset folders")
+    flag("--dataset_dir", nargs="+", default=["./"], help="folders of the known tasks' dataset folders, or s3://bucket/folder")
     flag("--tasks", nargs="+", help="names, or YAML files of own ones; default: every known one under dataset_dir")
     flag("--text_dir", help="folder of train.bin; default: <out_dir>/text")
     flag("--out_dir", "--output_dir", default="./", help="where checkpoints/ and text/ are")

@@ -81,6 +81,7 @@ def main(args):
     held = held_out(args.exclude_fold)
     train_set = pretraining_windows(folders, "train", args.block_size, held, args.hours)
     val_set = pretraining_windows(folders, "val", args.block_size, held)
+    recordings = train_set.index[:, 0]
     text, val_text = (
         open_text(args.text_dir or Path(args.out_dir) / "text", split, args.block_size) for split in ("train", "val")
     )
@@ -105,6 +106,7 @@ def main(args):
     loader = Loader(
         train_set, args.eeg_batch_size, run, collate_prediction, args.gradient_accumulation_steps, args.num_workers,
         overfit_batches=args.overfit_batches, check=None if args.cache_features else check_eeg,
+        resident=args.resident_recordings, recordings=recordings,
     )  # fmt: skip
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     run.say(

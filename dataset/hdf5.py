@@ -7,6 +7,7 @@ link leaves the file, and no chunk is larger than a machine can hold. C channels
 import h5py
 import numpy as np
 
+from dataset import storage
 from dataset.channels import canonical_names
 from errors import UserError, check_file
 
@@ -20,13 +21,16 @@ MAX_SECONDS = 10**7  # of a recording: 115 days
 _FAILURES = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError)
 
 
-def open_file(path) -> h5py.File:
+def open_file(path, attempts: int = 3) -> h5py.File:
     """Open for reading. Raises UserError when it is no HDF5 file."""
+    storage.fetch(path)
     check_file(path)
     try:
         # No chunk cache: random windows never hit it, and without it only the samples asked for are read.
         return h5py.File(path, "r", rdcc_nbytes=0, locking=False)
     except OSError as error:
+        if attempts > 1 and storage.shown(path) != str(path):  # another process has just made room in the cache
+            return open_file(path, attempts - 1)
         raise UserError(f"{path} is not a readable HDF5 file ({error}); run its maker again") from None
 
 

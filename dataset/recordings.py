@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from dataset import storage
 from dataset.channels import canonical_names, channel_rows
 from dataset.descriptions import check_name, read_yaml
 from dataset.hdf5 import MAX_SECONDS, RATE, open_eeg, open_file, read_segments
@@ -24,6 +25,7 @@ from errors import UserError, check_file
 SPLITS = ("train", "val", "test")
 _PICKLES = {".pkl", ".pickle"}
 _SUFFIXES = {".h5", ".hdf5"} | _PICKLES
+MAX_OPEN = 256  # files of a reader
 MAX_LABELS = 1000  # of an official dataset, which names none
 _MANIFEST_COLUMNS = ("recording", "split", "subject", "channels", "seconds", "windows", "windows_per_label")
 
@@ -49,14 +51,31 @@ class Recording:
 
 
 def find_datasets(dataset_dir) -> list[Path]:
-    """The dataset folders at a path: the folder itself, else its sub-folders. Raises UserError when there is none."""
-    folder = _existing(dataset_dir)
+    """The dataset folders at each path or address of `dataset_dir` (one, or a list): the folder itself, else its
+    sub-folders. Raises UserError where there is none, and for two of one name."""
+    found = {}
+    for folder in (folder for place in places(dataset_dir) for folder in _find_below(place)):
+        if found.setdefault(folder.name, folder) != folder:
+            both = f"{storage.shown(found[folder.name])} and {storage.shown(folder)}"
+            raise UserError(f"--dataset_dir: two datasets are called {folder.name}, {both}: rename or leave out one")
+    return list(found.values())
+
+
+def places(dataset_dir) -> list:
+    """The paths and addresses of a --dataset_dir."""
+    return [dataset_dir] if isinstance(dataset_dir, str | Path) else list(dataset_dir)
+
+
+def _find_below(place) -> list[Path]:
+    folder = storage.local(place)
+    storage.bring(folder)
+    folder = _existing(folder)
     if _is_dataset(folder):
         return [folder]
     found = [child for child in sorted(folder.iterdir()) if child.is_dir() and _is_dataset(child)]
     if not found:
         raise UserError(
-            f"{folder} holds no dataset: looked for manifest.csv, or recordings ({', '.join(sorted(_SUFFIXES))}) in "
+            f"{place} holds no dataset: looked for manifest.csv, or recordings ({', '.join(sorted(_SUFFIXES))}) in "
             f"{', '.join(SPLITS)}, in it and in its sub-folders"
         )
     return found
@@ -64,7 +83,8 @@ def find_datasets(dataset_dir) -> list[Path]:
 
 def _existing(folder) -> Path:
     if not Path(folder).is_dir():
-        raise UserError(f"dataset folder {folder} does not exist; make one with the scripts of dataset_maker/")
+        name = storage.shown(folder)
+        raise UserError(f"dataset folder {name} does not exist; make one with the scripts of dataset_maker/")
     return Path(folder)
 
 
@@ -162,7 +182,7 @@ def read_manifest(folder) -> list[Recording]:
 
 
 def _check_files(folder, recordings) -> None:
-    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    present = storage.names(folder)
     missing = [recording.path.name for recording in recordings if recording.path.name not in present]
     if missing:
         raise UserError(
@@ -236,7 +256,7 @@ def _check_shape(recording, channels, samples) -> None:
 class RecordingReader:
     """Reads windows of any recording; keeps at most `max_open` open, each opened in the process that uses it."""
 
-    def __init__(self, max_open=256):
+    def __init__(self, max_open=MAX_OPEN):
         self.max_open = max_open
         self._open = OrderedDict()  # (path, group) -> its eeg, the least recently used first; closes when dropped
         self._checked = set()  # (path, group) of recordings that are what their manifest says

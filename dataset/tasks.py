@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dataset.descriptions import check_name, read_yaml
 from dataset.labels import match_labels
-from dataset.recordings import describe_dataset, find_datasets
+from dataset.recordings import describe_dataset, find_datasets, places
 from dataset.text import END_TOKEN, SEP_TOKEN, load_tokenizer
 from errors import UserError
 
@@ -150,7 +150,7 @@ def load_tasks(names, max_tokens: int = MAX_TOKENS, with_dataset: bool = True) -
 
 
 def find_tasks(dataset_dir, names=None) -> dict[Task, Path]:
-    """The tasks asked for, or every row of TASKS that has a dataset under `dataset_dir`, each with its dataset folder.
+    """The tasks asked for, or every row of TASKS with a dataset under `dataset_dir` (one, or a list), and its folder.
 
     A known task's folder is `dataset_dir/<name>`, or `dataset_dir` itself where that is the dataset of this name; a
     task of a YAML file names its own.
@@ -160,17 +160,18 @@ def find_tasks(dataset_dir, names=None) -> dict[Task, Path]:
     needed = not tasks or any(task.dataset is None for task in tasks)
     found = find_datasets(dataset_dir) if needed else ()
     folders = {describe_dataset(folder)["name"]: folder for folder in found} | {folder.name: folder for folder in found}
+    where = " and ".join(map(str, places(dataset_dir)))
     tasks = tasks or [task for name, task in TASKS.items() if name in folders]
     if not tasks:
         raise UserError(
-            f"{dataset_dir} holds {', '.join(folders)}, none of the known tasks ({', '.join(TASKS)}); make one with "
+            f"{where} holds {', '.join(folders)}, none of the known tasks ({', '.join(TASKS)}); make one with "
             "dataset_maker/make_<task>.py, or describe your own in YAML: --tasks my_task.yaml"
         )
     chosen = {}
     for task in tasks:
         if task.dataset is None and task.name not in folders:
             raise UserError(
-                f"task {task.name}: no dataset {task.name} under {dataset_dir}, which holds {', '.join(folders)}; "
+                f"task {task.name}: no dataset {task.name} under {where}, which holds {', '.join(folders)}; "
                 f"make it with dataset_maker/make_{task.name}.py"
             )
         folder = Path(task.dataset) if task.dataset else folders[task.name]

@@ -3,11 +3,13 @@
 import hashlib
 from pathlib import Path
 
+from dataset.storage import fetch
 from errors import UserError
 
 
 def hash_file(path) -> str:
     """sha256 of a file's content. Raises UserError when it cannot be read."""
+    fetch(path)
     try:
         with open(path, "rb", buffering=0) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,10 +9,19 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from dataset import storage
 from dataset.channels import channel_rows
 from dataset.leaks import shorten
 from dataset.protocol import PUBLISHED, Protocol, without
-from dataset.recordings import Recording, RecordingReader, describe_dataset, find_datasets, open_dataset, segments
+from dataset.recordings import (
+    Recording,
+    RecordingReader,
+    describe_dataset,
+    find_datasets,
+    open_dataset,
+    places,
+    segments,
+)
 from dataset.tasks import Task
 from errors import UserError
 
@@ -129,23 +138,24 @@ def window_seconds(channels: int, max_tokens: int) -> int:
 
 
 def pretraining_folders(dataset_dir, names: list[str] | None = None):
-    """Which dataset folders under `dataset_dir` to pre-train on: those named, else those without labels.
+    """Which dataset folders under `dataset_dir` (one, or a list) to pre-train on: those named, else all unlabelled.
 
     A `dataset_dir` that is itself a dataset is taken as it is. Raises UserError when nothing is left, or a name is not
     there.
     """
     folders = {folder.name: folder for folder in find_datasets(dataset_dir)}
+    where = " and ".join(map(str, places(dataset_dir)))
     if names:
         for name in names:
             if name not in folders:
-                raise UserError(f"--datasets {name}: not under {dataset_dir}, which holds {', '.join(folders)}")
+                raise UserError(f"--datasets {name}: not under {where}, which holds {', '.join(folders)}")
         return [folders[name] for name in names]
     if len(folders) == 1:
         return list(folders.values())
     unlabelled = [folder for folder in folders.values() if not describe_dataset(folder)["labels"]]
     if not unlabelled:
         raise UserError(
-            f"{dataset_dir} holds labelled datasets only ({', '.join(folders)}); name those whose training recordings "
+            f"{where} holds labelled datasets only ({', '.join(folders)}); name those whose training recordings "
             f"to pre-train on: --datasets {' '.join(folders)}"
         )
     return unlabelled
@@ -224,16 +234,23 @@ def labram_pretraining_windows(folders, split: str, stride: int, held=(), hours=
 
 
 def labelled_folder(name, dataset_dir) -> Path:
-    """The dataset folder called `name` under `dataset_dir`, or at this path. Raises UserError when neither is one."""
-    places = [Path(dataset_dir) / name, Path(name)]
-    for place in places:
-        if place.is_dir():
-            found = find_datasets(place)
-            if found != [place]:
-                names = ", ".join(map(str, found))
-                raise UserError(f"--dataset {name}: {place} is a folder of datasets, name one of {names}")
-            return place
-    raise UserError(f"--dataset {name}: no such dataset folder, tried {' and '.join(map(str, dict.fromkeys(places)))}")
+    """The dataset folder called `name` under `dataset_dir` (one, or a list), or at this path or address. Raises
+    UserError when none is one, or several are."""
+    tried = [storage.local(place) / storage.local(name) for place in (*places(dataset_dir), ".")]
+    for folder in tried:
+        storage.bring(folder)
+    there = [folder for folder in dict.fromkeys(tried) if folder.is_dir()]
+    if not there:
+        where = " and ".join(map(storage.shown, dict.fromkeys(tried)))
+        raise UserError(f"--dataset {name}: no such dataset folder, tried {where}")
+    if there[1:] and there[1] in tried[:-1]:
+        both = " and ".join(map(storage.shown, there[:2]))
+        raise UserError(f"--dataset {name}: there are two, {both}; give the path of one")
+    found = find_datasets(there[0])
+    if found != there[:1]:
+        names = ", ".join(map(storage.shown, found))
+        raise UserError(f"--dataset {name}: {storage.shown(there[0])} is a folder of datasets, name one of {names}")
+    return there[0]
 
 
 def class_names(folder, sets) -> tuple[str, ...]:

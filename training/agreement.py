@@ -15,7 +15,7 @@ _KINDS = {
         qkv_bias rel_pos_bias abs_pos_emb tune lora_rank model_ema codebook_n_emd codebook_emd_dim codebook_size
         codebook_dim quantize_kmeans_init tokenizer_model smoothing mixing mixing_temperature length_pool
         overfit_batches answer_by official_padding folds fold fold_seed calibrate exclude_fold
-        hours""",
+        hours resident_recordings""",
     # schedule and optimizer: the new values hold from here on
     "applied": """epochs warmup_epochs warmup_ratio max_steps batch_size eeg_batch_size text_batch_size update_freq
         gradient_accumulation_steps learning_rate lr min_lr decay_lr weight_decay beta1 beta2 opt opt_betas opt_eps

@@ -53,11 +53,13 @@ def data_workers() -> int:
 def add_pretraining_data_flags(parser):
     """Group data, of the scripts that read datasets without labels."""
     flag = parser.add_argument_group("data").add_argument
-    flag("--dataset_dir", required=True, help="a dataset folder, or a folder of them")
+    flag("--dataset_dir", nargs="+", required=True, help="dataset folders, or folders of them, or s3://bucket/folder")
     flag("--datasets", nargs="+", help="names of the datasets to train on; default: all without labels")
     flag("--exclude_fold", nargs="+", action="append", default=[], metavar="WORD", help="DATASET_DIR K k [SEED]: read "
          "nobody who is in fold k of K of this dataset, or in its validation fold; may be given again")  # fmt: skip
     flag("--hours", type=at_least(0.01), help="read only so much of the training recordings, whole ones; default: all")
+    flag("--resident_recordings", metavar="K", type=positive, help="draw windows among K recordings at a time, over "
+         "all processes: few files are opened, as slow file systems need it; default: among all")  # fmt: skip
     return add_trust_flags(flag)
 
 

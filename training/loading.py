@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from dataset.checks import check_finite
+from dataset.recordings import MAX_OPEN
 from errors import UserError, ignore_signals
-from training.sampling import Interleaved, Mixture
+from training.sampling import Interleaved, Mixture, Resident
 from utils import Run
 
 CHECKED = 8  # batches of a run that are looked at
@@ -25,13 +26,21 @@ class Loader:
     """
 
     def __init__(self, dataset, batch_size: int, run: Run, collate, accumulation: int = 1, num_workers: int = 0,
-                 groups=None, mixture: Mixture | None = None, overfit_batches: int = 0, check=None):  # fmt: skip
-        """check: called with the first CHECKED batches; raises UserError for one that cannot be right."""
+                 groups=None, mixture: Mixture | None = None, overfit_batches: int = 0, check=None,
+                 resident: int | None = None, recordings=None):  # fmt: skip
+        """check: called with the first CHECKED batches; raises UserError for one that cannot be right. resident: draw
+        among so many recordings at a time, as `Resident` does; recordings (n,): the number of each sample's."""
         self.check, self.unchecked = check, CHECKED if check else 0
         self.dataset, self.run, self.accumulation = dataset, run, accumulation
         self.batch_size, self.overfit_batches = batch_size, overfit_batches
         groups = [np.arange(len(dataset))] if groups is None else groups
-        order = mixture or Interleaved(groups)
+        order = mixture or (Resident(groups, recordings, resident) if resident else Interleaved(groups))
+        most = MAX_OPEN // 2 * run.world_size * max(num_workers, 1)  # what has just been read to its end is open, too
+        if resident and resident > most:
+            raise UserError(
+                f"--resident_recordings {resident}: a data worker has room for {MAX_OPEN // 2}, that is {most} with "
+                f"{run.world_size} process(es) x --num_workers {num_workers}"
+            )
         per_step = batch_size * run.world_size * accumulation
         self.steps_per_epoch, self.samples_per_step = order.steps(per_step), per_step
         sizes = f"{run.world_size} process(es) x batch size {batch_size} x {accumulation} accumulated"

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dataset.recordings import SPLITS, describe_dataset, recording_files
+from dataset.storage import shown
 from errors import UserError
 from model.weights import hash_state
 
@@ -73,7 +74,7 @@ def describe_data(folders) -> dict[str, dict]:
     described = {}
     for folder in map(Path, folders):
         name = folder.name if folder.name not in described else str(folder)
-        about = described[name] = {"path": str(folder), "labels": describe_dataset(folder)["labels"]}
+        about = described[name] = {"path": shown(folder), "labels": describe_dataset(folder)["labels"]}
         manifest, recipe = folder / "manifest.csv", folder / "dataset.yaml"
         if manifest.is_file():
             about["manifest_sha256"] = hashlib.sha256(manifest.read_bytes()).hexdigest()

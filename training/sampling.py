@@ -2,6 +2,9 @@
 
 An order says how many steps of `per_step` samples an epoch has, and which: `steps(per_step)` and
 `positions(seed, epoch, per_step)` -> (steps, per_step) int64, positions in the dataset.
+
+A process takes the same places of every step, and its data workers take its steps in turn: `Resident` keeps windows of
+one recording to the places and turns of one worker, whatever the numbers of processes and workers are.
 """
 
 import numpy as np
@@ -9,6 +12,7 @@ import numpy as np
 from errors import UserError
 
 MIXINGS = ("proportional", "balanced", "temperature")
+TURNS = (24, 12, 8, 6, 4, 3, 2, 1)  # steps after which a data worker is at the same recordings again
 
 
 class Interleaved:
@@ -31,6 +35,47 @@ class Interleaved:
             steps.append(order[: len(order) // per_step * per_step].reshape(-1, per_step))
             moments.append((np.arange(len(steps[-1])) + random_numbers.random()) / max(len(steps[-1]), 1))
         return np.concatenate(steps)[np.argsort(np.concatenate(moments), kind="stable")]
+
+
+class Resident(Interleaved):
+    """As Interleaved, but windows are drawn among few recordings at a time, which a reader can keep open.
+
+    An epoch's recordings, in random order, are dealt out to pools. A pool fills some places of every 24th step (of
+    fewer `TURNS` where few recordings are resident): from some recordings until all is read, then from the next ones.
+    """
+
+    def __init__(self, groups, recordings, resident: int):
+        """recordings (n,): the number of each sample's recording; resident: of so many, over all processes and groups,
+        are windows drawn at a time."""
+        super().__init__(groups)
+        self.recordings, self.resident = recordings, resident
+
+    def positions(self, seed: int, epoch: int, per_step: int) -> np.ndarray:
+        random_numbers = np.random.default_rng([seed, epoch])
+        counts = [len(group) // per_step for group in self.groups]
+        moments = [(np.arange(count) + random_numbers.random()) / max(count, 1) for count in counts]
+        groups = np.repeat(np.arange(len(counts)), counts)[np.argsort(np.concatenate(moments), kind="stable")]
+        positions = np.empty((len(groups), per_step), dtype=np.int64)
+        for number, group in enumerate(self.groups):
+            resident = max(1, self.resident * len(group) // sum(map(len, self.groups)))
+            turns = next(turns for turns in TURNS if turns <= resident)
+            pools = max(n for n in range(1, per_step + 1) if per_step % n == 0 and n * turns <= resident)
+            places = random_numbers.permutation(self.recordings.max() + 1)[self.recordings[group]]
+            order, steps = group[np.argsort(places, kind="stable")], np.flatnonzero(groups == number)
+            shares = np.diff(np.arange(turns * pools + 1) * resident // (turns * pools)).reshape(turns, pools)
+            for turn in range(turns):
+                mine = steps[steps % turns == turn]
+                dealt, order = np.split(order, [len(mine) * per_step])
+                parts = zip(np.split(dealt, pools), shares[turn], strict=True)
+                rows = np.stack([self._draw(*part, random_numbers) for part in parts])
+                rows = rows.reshape(pools, len(mine), per_step // pools)
+                positions[mine] = rows.swapaxes(0, 1).reshape(len(mine), per_step)
+        return positions
+
+    def _draw(self, pool, each: int, random_numbers) -> np.ndarray:
+        """A pool's windows, which are sorted by recording: so many recordings at a time, their windows shuffled."""
+        nth = np.cumsum(np.diff(self.recordings[pool], prepend=self.recordings[pool[:1]]) != 0)  # recording of the pool
+        return pool[np.lexsort((random_numbers.random(len(pool)), nth // each))]
 
 
 class Mixture:

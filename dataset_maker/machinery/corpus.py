@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from dataset import storage
 from dataset.amplitudes import FLAT
 from dataset.hdf5 import RATE
 from dataset_maker.machinery.ledger import Ledger, describe
@@ -77,7 +78,7 @@ def arguments(doc, notch, *groups, url=None):
         parser = argparse.ArgumentParser(description=doc, formatter_class=Help)
         add = parser.add_argument_group("of every maker").add_argument
         add("--raw_dir", type=Path, required=True, help="folder of the raw files")
-        add("--out_dir", type=Path, required=True, help="the dataset folder to make")
+        add("--out_dir", type=storage.local, required=True, help="the dataset folder to make, or s3://bucket/folder")
         add("--shard", type=_shard, default=(0, 1), help="part of a job array: i/n, i below n (default: 0/1)")
         add("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores)")
         add("--dtype", choices=("float32", "float16"), default="float32", help="of the stored EEG")
@@ -131,7 +132,11 @@ def make(args, recipe, sources, excluded=()) -> None:
             ledger.add(record)
         refused = ledger.close_shard()
     except OSError as error:
+        ledger.fail(error)
         raise UserError(f"--out_dir {args.out_dir} cannot be written: {error}; mend that and run this again") from None
+    except BaseException as error:
+        ledger.fail(error)
+        raise
     if refused:
         sys.exit(SOME_REFUSED)
 
@@ -232,6 +237,7 @@ def _write(args, recipe, source, file, clean, piece) -> dict:
     attributes = {"lFreq": clean.low, "hFreq": clean.high, "notch": clean.notch, "source": file}
     rows = piece.rows if recipe.labels else None
     sha256 = write_h5(path, piece.name, eeg, clean.channels, rows, **attributes, subject=source.subject)
+    storage.publish(path, keep=False)
     counts = Counter(label for _, _, label in piece.rows)
     return {
         "recording": piece.name,

@@ -1,9 +1,13 @@
 """What a maker has done so far, and the manifest, report and summary made of it.
 
 `progress/<i>-of-<n>.jsonl` gets one line a finished raw file. The run that completes the last file of the corpus writes
-`manifest.csv` and `report.csv` from the lines of all shards, which may run at the same time and end in any order.
+`manifest.csv` and `report.csv` from the lines of all shards, which may run at the same time and end in any order: each
+writes files of its own, and none waits for another. `progress/corpus.json` says of how many files the corpus is, and
+`<i>-of-<n>.failed` why a shard has ended; status.py reads them. An --out_dir in object storage is made in the cache:
+recordings leave it one by one, a shard's lines every PUBLISHED of them.
 """
 
+import contextlib
 import json
 
 import mne
@@ -11,15 +15,17 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from dataset import storage
 from dataset.descriptions import read_yaml
 from dataset.hdf5 import RATE
 from dataset.recordings import SPLITS
 from dataset_maker.machinery.preprocessing import HIGH, LOW
-from errors import UserError
+from errors import UserError, described
 
 VERSION = 2  # of what makers write; raised when the same raw file would give other bytes
 MANIFEST = ("recording", "split", "subject", "channels", "seconds", "windows", "windows_per_label", "sha256")
 REPORT = ("file", "status", "recordings", "notes")
+PUBLISHED = 64  # lines
 
 
 def describe(args, recipe) -> dict:
@@ -45,6 +51,22 @@ def replace_text(path, text, part) -> None:
     """Write a file as a whole or not at all, by way of `part` in the same file system."""
     part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
     part.replace(path)
+    storage.publish(path)
+
+
+def bring_progress(out_dir, but=()) -> None:
+    """Of a dataset in object storage: bring what its shards have written, except for some names."""
+    storage.bring(out_dir)
+    if storage.shown(out_dir) != str(out_dir):
+        for path in (out_dir / "progress" / name for name in storage.names(out_dir / "progress") - set(but)):
+            path.unlink(missing_ok=True)
+            storage.fetch(path)
+
+
+def read_progress(path) -> list[dict]:
+    """The records of one shard."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("}\n")]  # a killed run may leave half a line
 
 
 class Ledger:
@@ -56,7 +78,8 @@ class Ledger:
         self.excluded = [(path.relative_to(args.raw_dir).as_posix(), reason) for path, reason in excluded]
         self.progress = args.out_dir / "progress"
         self.mine = self.progress / f"{args.shard[0]}-of-{args.shard[1]}.jsonl"
-        self.part = self.mine.with_suffix(".part")
+        self.part, self.failed = self.mine.with_suffix(".part"), self.mine.with_suffix(".failed")
+        self.unpublished = 0
 
     def open_shard(self) -> list:
         """Prepare the folder -> the sources that this shard has still to make; refused ones are tried again.
@@ -64,25 +87,38 @@ class Ledger:
         Raises UserError when the folder was made with other parameters.
         """
         self.progress.mkdir(parents=True, exist_ok=True)
+        bring_progress(self.out_dir, [self.mine.name] * self.mine.is_file())
         self._check_description()
+        replace_text(self.progress / "corpus.json", json.dumps({"files": len(self.sources)}), self.part)
+        storage.remove(self.failed)
         self._tidy()
-        records = self._records()
-        todo = [source for source in self.sources[self.shard[0] :: self.shard[1]] if not self._used(records, source)]
+        records, there = self._records(), self._present()
+        mine = self.sources[self.shard[0] :: self.shard[1]]
+        todo = [source for source in mine if not self._final(records, there, source, ("used",))]
         for source in todo:  # made for another split before: that recording would stay behind
             for record in records.get(self._file(source), ()):
                 for row in record["rows"]:
-                    self._h5(row).unlink(missing_ok=True)
+                    storage.remove(self._h5(row))
         return todo
 
     def add(self, record) -> None:
         with open(self.mine, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        self.unpublished += 1
+        if self.unpublished % PUBLISHED == 0:
+            storage.publish(self.mine)
+
+    def fail(self, error) -> None:
+        """Note why this shard ends before its time, where that can still be written."""
+        with contextlib.suppress(OSError, UserError):
+            replace_text(self.failed, described(error) + "\n", self.part)
 
     def close_shard(self) -> int:
         """Merge when every source is made or refused; print a summary -> the number of files refused."""
         self._tidy()
-        records = self._records()
-        final = [self._used(records, source) or self._refused(records, source) for source in self.sources]
+        bring_progress(self.out_dir, [self.mine.name])
+        records, there = self._records(), self._present()
+        final = [self._final(records, there, source) for source in self.sources]
         missing = final.count(None)
         final = [record for record in final if record]
         refused = [record for record in final if record["status"] == "refused"]
@@ -116,38 +152,37 @@ class Ledger:
         """All shards' records by raw file."""
         records = {}
         for path in sorted(self.progress.glob("*.jsonl")):
-            for record in self._read(path):
+            for record in read_progress(path):
                 records.setdefault(record["file"], []).append(record)
         return records
 
-    @staticmethod
-    def _read(path) -> list[dict]:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("}\n")]  # a killed run may leave half a line
-
     def _tidy(self) -> None:
         """Sort this shard's lines, the last one of each file, so that a killed and a clean run end with the same."""
-        if not self.mine.is_file():
-            return
-        records = {record["file"]: record for record in self._read(self.mine)}
+        self.mine.touch()
+        records = {record["file"]: record for record in read_progress(self.mine)}
         lines = [json.dumps(records[file]) + "\n" for file in sorted(records)]
         replace_text(self.mine, "".join(lines), self.part)
 
     def _file(self, source) -> str:
-        return source.path.relative_to(self.raw_dir).as_posix()
+        """Its path in the raw folder; as text, which is ten times as fast as pathlib's way."""
+        return source.path.as_posix().removeprefix(f"{self.raw_dir.as_posix().rstrip('/')}/")
 
     def _h5(self, row):
         return self.out_dir / row["split"] / f"{row['recording']}.h5"
 
-    def _used(self, records, source) -> dict | None:
-        wanted = {"name": source.name, "subject": source.subject, "split": source.split, "status": "used"}
-        for record in records.get(self._file(source), ()):
-            if wanted.items() <= record.items() and all(self._h5(row).is_file() for row in record["rows"]):
-                return record
-        return None
+    def _present(self) -> set[str]:
+        """The recordings that are there: listing a folder asks a file system once, not for each file."""
+        return {f"{split}/{name}" for split in SPLITS for name in storage.names(self.out_dir / split)}
 
-    def _refused(self, records, source) -> dict | None:
-        return next((r for r in records.get(self._file(source), ()) if r["status"] == "refused"), None)
+    def _final(self, records, there, source, status=("used", "refused")) -> dict | None:
+        """The record that holds of a raw file: the one whose recordings are there, else that of its refusal."""
+        found = {}
+        for record in records.get(self._file(source), ()):
+            same = (record["name"], record["subject"], record["split"]) == (source.name, source.subject, source.split)
+            whole = all(f"{row['split']}/{row['recording']}.h5" in there for row in record["rows"])
+            if record["status"] == "refused" or (same and whole):
+                found.setdefault(record["status"], record)
+        return next((found[name] for name in status if name in found), None)
 
     def _merge(self, records) -> None:
         rows = sorted((row for record in records for row in record["rows"]), key=lambda row: row["recording"])
@@ -176,7 +211,8 @@ class Ledger:
 
     def _print_summary(self, rows) -> None:
         labels, rows = self.description["labels"] or [], pd.DataFrame(rows)
-        print(f"\n{self.description['name']} in {self.out_dir} (manifest.csv, report.csv, dataset.yaml)")
+        where = storage.shown(self.out_dir)
+        print(f"\n{self.description['name']} in {where} (manifest.csv, report.csv, dataset.yaml)")
         print(f"{'split':8}{'recordings':>12}{'subjects':>10}{'hours':>10}{'windows':>10}  windows per label")
         for split in sorted(set(rows["split"]), key=SPLITS.index):
             mine = rows[rows["split"] == split]
