@@ -33,11 +33,24 @@ PAIRS = [
 ]  # fmt: skip
 
 
+class Parsing(Exception):
+    """Ends a script where it would parse its flags."""
+
+
 @pytest.fixture
 def parser_of(monkeypatch):
     """The parser of a script, without parsing."""
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda parser, argv=None: parser)
-    return lambda script: importlib.import_module(script).get_args()
+
+    def stop(parser, argv=None):
+        raise Parsing(parser)
+
+    def parser_of(script):
+        with pytest.raises(Parsing) as caught:
+            importlib.import_module(script).get_args()
+        return caught.value.args[0]
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    return parser_of
 
 
 @pytest.mark.parametrize("script", SIX + OTHERS)
