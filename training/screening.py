@@ -17,7 +17,7 @@ def screen(args, run, sets: dict, folders, starts_from=None) -> tuple[list[dict]
 
     sets: {split: [Windows]}, those of "val" and "test" judge the model; folders: their dataset folders; starts_from:
     the checkpoint whose weights the run begins with, and whose subjects count as trained on. -> what checkpoints keep
-    as `trained_on`, and what results keep: `leaks`, and what could not be compared.
+    as `trained_on`, and what results keep: `leaks`, what could not be compared, and splits that tear subjects apart.
     Raises UserError for a file that is not its manifest's (--verify), a recording that is no EEG, and, without
     --allow_leak, subjects that are on both sides.
     """
@@ -45,7 +45,8 @@ def screen(args, run, sets: dict, folders, starts_from=None) -> tuple[list[dict]
     for title, lines in (("subjects on both sides", leaks), ("subjects not compared", found.not_compared)):
         if lines:
             run.say(f"warning: {title}: {few(lines)}")
-    return trained, {"leaks": leaks, "not_compared": found.not_compared}
+    protocol = [roster.within for roster in rosters if roster.within]
+    return trained, {"leaks": leaks, "not_compared": found.not_compared, "protocol": protocol}
 
 
 def _flat(sets):

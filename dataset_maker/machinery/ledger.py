@@ -24,7 +24,8 @@ REPORT = ("file", "status", "recordings", "notes")
 
 def describe(args, recipe) -> dict:
     """The content of dataset.yaml: all that the recordings depend on, nothing of the machine."""
-    return {
+    within = {} if recipe.split_by == "subject" else {"split_by": recipe.split_by}  # subjects are in several splits
+    return within | {
         "name": recipe.name,
         "labels": list(recipe.labels) or None,
         "rate": RATE,
