@@ -1,13 +1,17 @@
 """How fast a run goes: what it reads a second, its waiting for data, memory, and use of the GPU's arithmetic."""
 
 import contextlib
-import resource
 import sys
 import time
 import warnings
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None
 
 # dense matrix products of GPUs, FLOP/s by precision, without sparsity (the makers' data sheets)
 PEAKS = {
@@ -93,5 +97,7 @@ class Throughput:
         """Largest memory so far in GiB: of the GPU, else of the process."""
         if self.run.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.run.device) / 2**30
+        if resource is None:
+            return float("nan")
         unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
