@@ -2,7 +2,9 @@
 # make shell                        a shell in which `python` and `torchrun` are those of .venv
 # make demo                         from raw EDF to a table of answers, on simulated recordings (minutes on 2 cores)
 # make demo RAW=/path/to/eegmat     the same on the real recordings
-# make test                         the tests; PYTHON=python3.12: in .venv-python3.12
+# make test                         the tests, each promise by its quickest one (minutes on 2 cores)
+# make test-all                     all of them, also those marked slow
+# make test PYTHON=python3.12       the tests under another Python, in .venv-python3.12
 # make lint                         the linter
 # make bench                        the tables of docs/performance.md: each hot path against the plain way
 # make adapters                     the encoders in NeuralBench, braindecode and OpenEEGBench (Python 3.12, 6 GB)
@@ -17,7 +19,7 @@ DEVELOPS := $(VENV)/.develops
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 ADAPTERS := .venv-adapters
 
-.PHONY: all help shell demo test lint bench adapters clean
+.PHONY: all help shell demo test test-all lint bench adapters clean
 .DEFAULT_GOAL := all
 
 all: $(INSTALLED)
@@ -44,8 +46,12 @@ demo: $(INSTALLED)
 	$(VENV)/bin/python demo.py $(if $(RAW),--raw "$(RAW)")
 
 # one thread a process, as many processes as cores
+TESTS = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 test: $(DEVELOPS)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+	$(TESTS) -m "not slow"
+
+test-all: $(DEVELOPS)
+	$(TESTS)
 
 lint: $(DEVELOPS)
 	$(VENV)/bin/ruff check .
