@@ -113,7 +113,8 @@ def files_of_table(args) -> dict[Path, Labels]:
         path = args.raw_dir / row["file"]
         start, stop = (seconds(args.labels, number, row, *cell) for cell in (("start", 0.0), ("stop", None)))
         known = files.setdefault(path, Labels(row.get("subject", ""), row.get("split", "")))
-        if ".." in path.parts or not path.name.lower().endswith(SUFFIXES + ARRAYS):
+        outside = ".." in path.parts or Path(row["file"]).is_absolute()
+        if outside or not path.name.lower().endswith(SUFFIXES + ARRAYS):
             raise errors.UserError(f"{args.labels}, row {number}: {row['file']!r} is no recording below --raw_dir")
         if (known.subject, known.split) != (row.get("subject", ""), row.get("split", "")):
             raise errors.UserError(f"{args.labels}, row {number}: {row['file']} has another subject or split above")

@@ -41,7 +41,8 @@ def plot_losses(metrics_files: dict[str, Path], path) -> Path:
             points = [(line["step"], sum(line[name] for name in summed)) for line in lines if _has(line, summed)]
             if points:
                 axis.plot(*zip(*points, strict=True), label=stage, **style)
-        axis.set(title=title, xlabel="step", ylabel=" + ".join(parts))
+        axis.set(title=title, xlabel="step")
+        axis.set_ylabel(" + ".join(parts), fontsize=8)
         _plot_validations(lower, lines)
         for part in (axis, lower):
             if part.lines:
@@ -66,6 +67,7 @@ def _plot_validations(axis, lines: list[dict]) -> None:
     if errors:
         axis.axhline(1, color=ORIGINAL, ls="--", lw=0.8, label="predicting the mean")
     axis.set(xlabel="step" if errors else "epoch", ylabel="mean squared error" if errors else "on validation")
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axis.set_visible(bool(shown))
 
 

@@ -14,10 +14,12 @@ from dataset.channels import STANDARD_1020
 from dataset.recordings import describe_dataset, open_dataset
 from dataset.text import load_tokenizer
 from dataset.windows import MICROVOLTS, RATE, Windows
+from errors import UserError
 from evaluation.figures import MODEL, ORIGINAL, new_figure, save
 from evaluation.inference import ask, load
 from evaluation.reading import batches
 from model.hub import read_weights
+from model.inputs import BANDS, log_band_power
 from model.labram import Classifier
 from model.neurolm import NeuroLM
 from model.opening import open_model
@@ -25,10 +27,10 @@ from model.vq import VQ_Align, zscore
 from model.vqnsp import VQNSP
 from utils import Run, choose_device
 
-BANDS = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}  # Hz
 EXAMPLES = 5  # patches drawn of a code
 UNLABELLED = 4  # seconds of a window where a dataset has no labels
 MOST = 600  # windows that are drawn
+TITLES = ("patches, z-scored (s)", "mean spectrum (Hz), all in grey", "use by channel", "use by label")  # of the codes
 HIGHEST = 50  # Hz of a spectrum that is drawn
 
 
@@ -57,13 +59,9 @@ def plot_topographies(values, channels, path, columns, rows=("",), title: str = 
 
 
 def band_power(windows) -> np.ndarray:
-    """Mean log10 power in uV^2 of each of BANDS -> (W, bands, C)."""
-    found = []
-    for sample in windows:
-        eeg = MICROVOLTS * rearrange(sample["eeg"], "c (s p) -> c s p", p=RATE)
-        power = np.square(np.abs(np.fft.rfft(eeg * np.hanning(RATE))) / RATE).mean(1)  # (C, Hz)
-        found.append([np.log10(power[:, low:high].sum(1) + 1e-6) for low, high in BANDS.values()])
-    return np.array(found)
+    """log10 power in uV^2 of each of BANDS, mean over the seconds -> (W, bands, C)."""
+    eeg = torch.from_numpy(np.stack([sample["eeg"] for sample in windows])).unflatten(-1, (-1, RATE))  # (W, C, S, P)
+    return rearrange(log_band_power(eeg).mean(2) / np.log(10) + 2 * np.log10(MICROVOLTS), "w c b -> w b c").numpy()
 
 
 @torch.no_grad()
@@ -114,13 +112,12 @@ def plot_features(features, labels, subjects, names, path, title: str = ""):
     fit = TSNE(perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=0)
     points = fit.fit_transform(StandardScaler().fit_transform(features))
     figure = new_figure(9, 4.4)
-    colours = [f"C{number}" for number in range(10)]
-    for axis, (kind, values) in zip(figure.subplots(1, 2), (("label", labels), ("subject", subjects)), strict=True):
+    told = [names[label] if label >= 0 else "all" for label in labels]
+    for axis, (kind, values) in zip(figure.subplots(1, 2), (("label", told), ("subject", subjects)), strict=True):
         found = sorted(set(values))
         for number, value in enumerate(found):
-            mine = np.array([one == value for one in values])
-            told = names[value] if kind == "label" else value
-            axis.scatter(*points[mine].T, s=8, color=colours[number % 10], marker="ox^s"[number // 10 % 4], label=told)
+            style = {"color": f"C{number % 10}", "marker": "ox^s"[number // 10 % 4], "label": value}
+            axis.scatter(*points[np.array(values) == value].T, s=8, **style)
         axis.set(xticks=[], yticks=[], title=f"by {kind}")
         if len(found) <= 12:
             axis.legend(frameon=False, fontsize=7)
@@ -173,8 +170,7 @@ def plot_codebook(patches, codes, channels, labels, names, path, most: int = 8):
             axis.axhline(1, color=ORIGINAL, ls=":", lw=0.8)
         for axis in row:
             axis.tick_params(labelsize=6)
-    titles = ("patches, z-scored (s)", "mean spectrum (Hz), all in grey", "use by channel", "use by label")
-    for axis, title in zip(axes[0], titles, strict=True):
+    for axis, title in zip(axes[0], TITLES, strict=True):
         axis.set_title(title, fontsize=9)
     return save(figure, path)
 
@@ -184,17 +180,18 @@ def draw_model(path, folder, split: str, out_dir) -> list:
     evenly -> paths."""
     recordings, labels = open_dataset(folder, split), describe_dataset(folder)["labels"]
     windows = Windows.labelled(recordings) if labels else Windows.continuous(recordings, lambda channels: UNLABELLED)
-    alike = windows.same_shape()[0]
+    alike = max(windows.same_shape(), key=len, default=())
+    if not len(alike):
+        raise UserError(f"{folder}: no window in split {split!r} to draw")
     chosen = alike[np.unique(np.linspace(0, len(alike) - 1, MOST).astype(int))]
     samples, subjects = [windows[i] for i in chosen], np.array(windows.describe()["subject"])[chosen]
     channels = [STANDARD_1020[row] for row in samples[0]["rows"]]
     classes = np.array([sample["label"] for sample in samples])
     names, found = labels or [], sorted(set(classes.tolist()))
     powers, rows = band_power(samples), [names[label] if label >= 0 else "all" for label in found]
-    maps = [powers[classes == label].mean(0) for label in found]
+    maps, title = [powers[classes == label].mean(0) for label in found], "log10 power, uV^2"
     about = f"{Path(folder).name} ({split}), {len(samples)} windows"
-    drawn = [plot_topographies(maps, channels, out_dir / "topographies.png", list(BANDS), rows,
-                               f"{about}: log10 power, uV^2")]  # fmt: skip
+    drawn = [plot_topographies(maps, channels, out_dir / "topographies.png", list(BANDS), rows, f"{about}: {title}")]
     model = open_model(read_weights(path), str(path))
     if isinstance(model, VQ_Align | VQNSP):
         run = Run(0, 1, choose_device("auto"), torch.float32, seed=0)
@@ -202,8 +199,8 @@ def draw_model(path, folder, split: str, out_dir) -> list:
         return [*drawn, plot_codebook(patches, codes, channels, classes, names, out_dir / "codebook.png")]
     if isinstance(model, Classifier | NeuroLM) and (asked := load(path)).questions:
         shares = attention(asked, samples)
-        maps = [[shares[classes == label].mean(0) for label in found]]
-        drawn.append(plot_topographies(maps, channels, out_dir / "attention.png", rows, title=f"{about}: attention"))
+        maps = [[shares[classes == label].mean(0)] for label in found]
+        drawn.append(plot_topographies(maps, channels, out_dir / "attention.png", ["attention, 1: even"], rows, about))
         features = ask(asked.model, asked.questions[0].task, samples, asked.batch_size, asked.run)[1]
         drawn.append(plot_features(features, classes, subjects, names, out_dir / "features.png", f"{about}: t-SNE"))
     return drawn

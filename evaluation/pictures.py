@@ -5,6 +5,7 @@ A answers · B bins of confidence. `python -m evaluation RUN... --figure FOLDER`
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from errors import check_file
 from evaluation.figures import MODEL, ORIGINAL, new_figure, plot_losses, save
@@ -16,11 +17,17 @@ BAR = "balanced_accuracy"
 FEWEST = 5  # windows of a subject that a score is drawn of
 
 
+def _judge(windows: pd.DataFrame, answers) -> tuple[np.ndarray, np.ndarray]:
+    """Of each window the probability of the answer given, and whether it is right; none of the answers is wrong."""
+    probabilities = windows[[f"p_{answer}" for answer in answers]].to_numpy()
+    confidence = probabilities.max(1)
+    return confidence, (most_likely(probabilities) == windows["label"].to_numpy()) & (confidence > 0)
+
+
 def plot_calibration(windows: pd.DataFrame, answers, path, title: str = ""):
     """Is an answer given with 80 % right in 80 % of the cases? windows: columns label and p_<answer>, as an evaluation
     writes them. The confidence in the answer given, in bins, against the share of right ones, and how many windows."""
-    probabilities = windows[[f"p_{answer}" for answer in answers]].to_numpy()
-    confidence, right = probabilities.max(1), most_likely(probabilities) == windows["label"].to_numpy()
+    confidence, right = _judge(windows, answers)
     edges = np.linspace(1 / len(answers), 1, BINS + 1)
     bins = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, BINS - 1)
     count = np.bincount(bins, minlength=BINS)
@@ -31,7 +38,7 @@ def plot_calibration(windows: pd.DataFrame, answers, path, title: str = ""):
     above.plot(edges[[0, -1]], edges[[0, -1]], color=ORIGINAL, ls="--", lw=0.8, label="calibrated")
     above.plot(mean[count > 0], share[count > 0], color=MODEL, marker="o", label=f"calibration error {error:.3f}")
     above.set(ylabel="share of right answers", ylim=(0, 1.02), title=title)
-    above.legend(frameon=False, loc="upper left")
+    above.legend(frameon=False, loc="lower right")
     below.bar(edges[:-1], count, np.diff(edges), align="edge", color=ORIGINAL, alpha=0.5, edgecolor="w")
     below.set(xlabel="probability of the answer given", ylabel="windows", xlim=edges[[0, -1]])
     return save(figure, path)
@@ -41,23 +48,21 @@ def plot_subjects(windows: pd.DataFrame, answers, path, title: str = ""):
     """The accuracy of each subject, worst first, with its 95 % interval (Wilson) over windows, and chance. windows: as
     in `plot_calibration`, with subject. Windows of one recording are alike: the intervals are narrow for what they say
     about the next subject."""
-    columns = [f"p_{answer}" for answer in answers]
-    right = most_likely(windows[columns].to_numpy()) == windows["label"].to_numpy()
+    _, right = _judge(windows, answers)
     table = pd.DataFrame({"subject": windows["subject"].astype(str), "right": right}).groupby("subject")["right"]
     table = table.agg(["mean", "count"]).sort_values("mean")
     table = table[table["count"] >= min(FEWEST, table["count"].max())]
-    share, count = table["mean"].to_numpy(), table["count"].to_numpy()
-    center = (share + 1.92 / count) / (1 + 3.84 / count)
-    half = 1.96 * np.sqrt(share * (1 - share) / count + 0.96 / count**2) / (1 + 3.84 / count)
+    tests = [binomtest(round(share * count), int(count)) for share, count in table.to_numpy()]
+    low, high = zip(*(test.proportion_ci(method="wilson") for test in tests), strict=True)
     figure = new_figure(max(4.5, 1.5 + 0.28 * len(table)), 3.6)
     axis = figure.subplots()
-    axis.vlines(range(len(table)), center - half, center + half, color=ORIGINAL, lw=1.2)
-    axis.plot(range(len(table)), share, "o", color=MODEL, label="one subject")
+    axis.vlines(range(len(table)), low, high, color=ORIGINAL, lw=1.2)
+    axis.plot(range(len(table)), table["mean"], "o", color=MODEL, label="one subject")
     axis.axhline(right.mean(), color=MODEL, lw=0.8, label=f"all windows {right.mean():.2f}")
     axis.axhline(1 / len(answers), color=ORIGINAL, ls=":", lw=0.8, label="even odds")
     axis.set_xticks(range(len(table)), table.index, rotation=90 if len(table) > 8 else 0, fontsize=8)
     axis.set(ylabel="accuracy", ylim=(0, 1.02), title=title)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
     return save(figure, path)
 
 
@@ -97,6 +102,6 @@ def draw_runs(runs, folders, published: pd.DataFrame, split: str, out_dir) -> li
         rows = published[published["dataset"] == dataset].to_dict("records") if split == "test" else []
         bars = {f"{row['method']} (published)": ([row[BAR]], True) for row in rows if row.get(BAR, 0) > 0}
         bars |= {f"{method}, {counted}": ([metrics[BAR] for metrics in group], False)
-                 for (method, counted), group in methods.items()}  # fmt: skip
+                 for (method, counted), group in methods.items() if counted.endswith("windows")}  # as published
         drawn.append(plot_bars(bars, "balanced accuracy", out_dir / f"bars_{dataset}.png", f"{dataset} ({split})"))
     return drawn

@@ -82,6 +82,9 @@ def test_calibration_and_subjects(tmp_path, drawn):
     axis = drawn[1].axes[0]
     assert lines_of(axis)["one subject"] == [[0, 0.8], [1, 1.0]]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["a", "b"]
+    table["p_No"] = table["p_Yes"] = 0.0  # none of the answers: wrong, whatever the label
+    pictures.plot_subjects(table, ("No", "Yes"), tmp_path / "x.png")
+    assert lines_of(drawn[2].axes[0])["one subject"] == [[0, 0], [1, 0]]
     (low, high), _ = (line[:, 1] for line in axis.collections[0].get_segments())
     np.testing.assert_allclose((low, high), (0.7112, 0.8666), atol=1e-3)  # Wilson's interval of 80 of 100
 
@@ -137,9 +140,10 @@ def test_codes_lie_where_their_patches_are(samples, tmp_path, drawn):
 
 def test_band_power_finds_a_rhythm():
     time = np.arange(800) / 200
-    eeg = np.stack([np.sin(2 * np.pi * hz * time) for hz in (2, 6, 10, 20, 40)]).astype("f4")
+    eeg = np.stack([0.2 * np.sin(2 * np.pi * hz * time) for hz in (2, 6, 10, 15, 25, 40)]).astype("f4")  # of 20 uV
     power = maps.band_power([{"eeg": eeg}])[0]  # (bands, C)
-    assert power.argmax(0).tolist() == [0, 1, 2, 3, 4]
+    assert power.argmax(0).tolist() == [0, 1, 2, 3, 4, 5]
+    np.testing.assert_allclose(power.max(0), np.log10(20**2 / 2), rtol=1e-3)
 
 
 def test_the_command_draws_what_a_run_has(made, tmp_path, capsys):  # noqa: F811

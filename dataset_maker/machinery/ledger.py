@@ -187,3 +187,5 @@ class Ledger:
                 f"{split:8}{len(mine):12}{mine['subject'].nunique():10}{mine['seconds'].sum() / 3600:10.2f}"
                 f"{mine['windows'].sum():10}  {per_label}"
             )
+            if labels and np.count_nonzero(counts) < 2:
+                print(f"warning: {split} holds one class only, which every trainer refuses: take another --seed")
