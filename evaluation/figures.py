@@ -59,7 +59,8 @@ def _plot_validations(axis, lines: list[dict]) -> None:
     rows = [line for line in lines if any(name.startswith("val") for name in line)]
     errors = [name for name in RECONSTRUCTED if rows and _has(rows[-1], [name])]
     names = dict.fromkeys(name for line in rows for name in line if name.startswith("val"))
-    shown = errors or [name for name in names if name.split("/")[-1] in METRICS]
+    plain = {name for name in names if name.replace("/accuracy", "/balanced_accuracy") in names.keys() - {name}}
+    shown = errors or [name for name in names if name.split("/")[-1] in METRICS and name not in plain]
     for name in shown:
         known = [line for line in rows if _has(line, [name])]
         places = [line["step"] for line in known] if errors else range(1, len(known) + 1)

@@ -175,5 +175,5 @@ def report(out_dir, evaluations, run, **about) -> None:
     """Write the results and print their table, on the main process."""
     if run.main:
         path = write_results(out_dir, evaluations, **about)
-        said = "".join(f"{line}\n" for line in about.get("protocol", ()))
+        said = "".join(f"{line}\n" for line in about.get("within_subjects", ()))
         print(f"\n{results_table(evaluations)}\n{said}written to {path}")

@@ -16,6 +16,7 @@ from dataset_maker.machinery.edf import part_annotations
 from dataset_maker.machinery.preprocessing import load_recording
 from errors import UserError
 from evaluation.inference import load
+from evaluation.reading import read_eeg
 
 NIGHT = [("Sleep stage W", 0, 30), ("Sleep stage 2", 30, 60), ("Sleep stage ?", 90, 30)]
 
@@ -92,6 +93,7 @@ def test_a_unit_given_outranks_the_header(tmp_path, header, factor, unit):
             load_recording(tmp_path / "lies.edf")
     ours = load_recording(tmp_path / "lies.edf", unit=_unit(unit))
     np.testing.assert_allclose(ours.eeg, load_recording(tmp_path / "true.edf").eeg, atol=0.02)
+    np.testing.assert_array_equal(read_eeg(str(tmp_path / "lies.edf"), unit=unit).eeg, ours.eeg)
     assert any("numbers taken as" in note and "uV each, its header has" in note for note in ours.notes)
 
 

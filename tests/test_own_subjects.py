@@ -101,7 +101,7 @@ def test_a_split_within_a_person_is_said_in_the_results(tmp_path, capsys):
     run_class_finetuning.main(run_class_finetuning.get_args([*map(str, argv), "--device", "cpu"]))
     said = "anna is split by runs, within subjects: results say nothing about other people"
     about = json.loads((tmp_path / "run" / "results.json").read_text())["about"]
-    assert about["protocol"] == [said] and said in capsys.readouterr().out
+    assert about["within_subjects"] == [said] and said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

@@ -57,7 +57,8 @@ def test_train_and_validation_are_the_same_quantity(tmp_path, drawn):
     val = {"val/loss": 3, "val/commitment": 0.5, "val/raw": 1.5, "val/frequency": 1, "val/codebook_used": 0.4}
     tokenizer = write_metrics(tmp_path / "vq.jsonl", {"step": 1, **train}, {"step": 2, **val})
     tuned = write_metrics(tmp_path / "tuned.jsonl", {"step": 1, "train/loss": 2.0},
-                          *({"step": step, f"val_{task}/auroc": value, f"val_{task}/loss_of_other": 1}
+                          *({"step": step, f"val_{task}/auroc": value, f"val_{task}/loss_of_other": 1,
+                             f"val_{task}/accuracy": 0.5, f"val_{task}/balanced_accuracy": 0.5}
                             for step, value in ((5, 0.5), (9, 0.7)) for task in ("A", "B")))  # fmt: skip
     figures.plot_losses({"tokenizer": tokenizer, "tuned": tuned}, tmp_path / "x.png")
     first, second, lower, metrics = drawn[0].axes
@@ -66,7 +67,8 @@ def test_train_and_validation_are_the_same_quantity(tmp_path, drawn):
     assert lines_of(second) == {"train": [[1, 2]]}
     below = lines_of(lower)
     assert below["val/raw"] == [[2, 1.5]] and below["predicting the mean"] == [[0, 1], [1, 1]]
-    assert lines_of(metrics) == {f"val_{task}/auroc": [[1, 0.5], [2, 0.7]] for task in ("A", "B")}
+    expected = {"auroc": [[1, 0.5], [2, 0.7]], "balanced_accuracy": [[1, 0.5], [2, 0.5]]}
+    assert lines_of(metrics) == {f"val_{task}/{name}": expected[name] for name in expected for task in ("A", "B")}
 
 
 def test_calibration_and_subjects(tmp_path, drawn):

@@ -45,8 +45,8 @@ def screen(args, run, sets: dict, folders, starts_from=None) -> tuple[list[dict]
     for title, lines in (("subjects on both sides", leaks), ("subjects not compared", found.not_compared)):
         if lines:
             run.say(f"warning: {title}: {few(lines)}")
-    protocol = [roster.within for roster in rosters if roster.within]
-    return trained, {"leaks": leaks, "not_compared": found.not_compared, "protocol": protocol}
+    within = [roster.within for roster in rosters if roster.within]
+    return trained, {"leaks": leaks, "not_compared": found.not_compared, "within_subjects": within}
 
 
 def _flat(sets):
