@@ -107,7 +107,7 @@ def main(args):
         raise UserError(f"--out_dir {args.out_dir} cannot be made: {error.strerror}") from None
 
     # --------------------------------------------------------------------------------------------------- recordings
-    cleaning = {"array": array, "band": band, "scratch": args.out_dir}
+    cleaning = {"array": array, "unit": args.unit, "band": band, "scratch": args.out_dir}
     rows, refused = [], []
     for number, (recording, place) in enumerate(recordings.items(), start=1):
         bar = partial(tqdm, desc=f"{number}/{len(recordings)} {recording.name}", leave=False, disable=None)

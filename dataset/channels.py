@@ -1,7 +1,7 @@
 """The channel table that both systems share, and the ways recordings spell its names.
 
 A channel's row in the table is what the models embed (LaBraM adds 1 for its class token). T7/T3, T8/T4, P7/T5 and P8/T6
-are separate rows for the same places: a recording keeps the names it came with.
+are separate rows for the same places: a recording keeps the names it came with, unless a model or a set has the others.
 """
 
 import functools
@@ -33,6 +33,9 @@ STANDARD_1020 = tuple(
     pad I1 I2
     """.split()  # noqa: SIM905 - laid out as on the head
 )
+# names of one place, old and new; rows of their own in the table, as released weights have them
+OTHER_NAME = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}
+OTHER_NAME |= {new: old for old, new in OTHER_NAME.items()}
 PAD_ROW = STANDARD_1020.index("pad")
 # The 23 channels of TUAB, TUEV and TUSL, in the papers' order.
 TUH_CHANNELS = tuple("FP1 FP2 F3 F4 C3 C4 P3 P4 O1 O2 F7 F8 T3 T4 T5 T6 A1 A2 FZ CZ PZ T1 T2".split())  # noqa: SIM905

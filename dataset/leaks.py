@@ -29,7 +29,7 @@ CORPORA = {
     "Workload": "eegmat",
     "MotorImagery": "eegmmidb",
 }
-WITHIN_SUBJECTS = {"SEED"}  # split by clips, as published: every subject is in all splits
+WITHIN = {"SEED": "clips"}  # by what it is split, as published: every subject is in all splits
 PATIENT = {"TUH": re.compile(r"[a-z]{8}|\d{8}")}  # what a corpus calls its subjects, where some have other names
 COUNTER = re.compile(
     r"([a-z]{1,3}|subj?|subject|pat|patient|person|participant|control|case|child|user|volunteer)?[-_ .]*\d{1,4}"
@@ -62,6 +62,7 @@ class Roster:
     name: str  # of the dataset
     corpus: str | None  # where its subjects have their names from; None: not known
     rows: tuple[Row, ...]
+    split_by: str = "subject"  # what its splits keep whole
 
     @classmethod
     def unknown(cls, name: str) -> "Roster":
@@ -75,6 +76,12 @@ class Roster:
             if self._named(row.subject):
                 where.setdefault(row.subject, set()).add(row.split)
         return {subject: " and ".join(sorted(found)) for subject, found in where.items()}
+
+    @property
+    def within(self) -> str:
+        """A sentence where the dataset's own split has every subject on both sides; "" where it has not."""
+        by = WITHIN.get(self.name, "" if self.split_by == "subject" else f"{self.split_by}s")
+        return f"{self.folder} is split by {by}, within subjects: results say nothing about other people" if by else ""
 
     def nameless(self, splits) -> int:
         """How many subjects of some splits cannot be told by their names."""
@@ -101,7 +108,7 @@ class Findings:
     """What a comparison found, a sentence each."""
 
     leaks: list[str] = field(default_factory=list)  # somebody is on both sides
-    published: list[str] = field(default_factory=list)  # so too, as the dataset's own protocol has it
+    published: list[str] = field(default_factory=list)  # so too, as the dataset's own split has it
     not_compared: list[str] = field(default_factory=list)  # nobody can tell
 
 
@@ -128,7 +135,8 @@ def read_roster(dataset) -> Roster:
     folder = path.resolve().parent
     about = describe_dataset(folder) if (folder / "dataset.yaml").is_file() else {"name": folder.name}
     name = str(about["name"])
-    return Roster(folder.name, name, str(about.get("corpus") or "") or CORPORA.get(name), tuple(rows))
+    corpus = str(about.get("corpus") or "") or CORPORA.get(name)
+    return Roster(folder.name, name, corpus, tuple(rows), str(about.get("split_by", "subject")))
 
 
 def _read_row(row: dict) -> Row:
@@ -157,7 +165,7 @@ def find_leaks(trained: list[dict], held: list[Roster], splits, across: bool = F
             known = set(entry["subjects"].split())
             for subject in sorted(subject for subject in subjects if shorten(subject) in known):
                 line = f"{subject}: in training of {entry['dataset']} and in {subjects[subject]} of {roster.folder}"
-                if roster.name == entry["name"] and roster.name in WITHIN_SUBJECTS and not across:
+                if roster.name == entry["name"] and roster.within and not across:
                     found.published.append(line)
                 elif comparable or not COUNTER.fullmatch(subject):
                     found.leaks.append(line)

@@ -196,6 +196,7 @@ def open_tasks(tasks: dict[Task, Path], split: str, protocol: Protocol = PUBLISH
                 f"task {task.name}: {tasks[task]} has no labelled windows in split '{split}'; was it made for "
                 "pre-training? Make it with labels, see docs/own_data.md"
             )
+        check_classes(windows, f"task {task.name}: {tasks[task]}, split '{split}'")
         largest = windows.index[:, 3].max()
         if largest >= task.n_classes:
             raise UserError(
@@ -206,6 +207,15 @@ def open_tasks(tasks: dict[Task, Path], split: str, protocol: Protocol = PUBLISH
         if names:
             sets[task] = windows.relabelled(task.check_labels(names, tasks[task]))
     return sets
+
+
+def check_classes(windows: Windows, where) -> None:
+    """Raise UserError where all windows are of one label, which teaches nothing and judges nobody."""
+    if len(np.unique(windows.index[:, 3])) < 2:
+        raise UserError(
+            f"{where}: all {len(windows)} windows are of one class: nothing can be learnt or judged there; make the "
+            "dataset with another --seed, or with more subjects"
+        )
 
 
 def describe_tasks(sets: dict[Task, Windows]) -> list[dict]:
@@ -268,6 +278,7 @@ def labram_labelled_windows(folder, split: str, protocol: Protocol = PUBLISHED) 
     windows = Windows.labelled(protocol.open(folder, split))
     if not len(windows):
         raise UserError(f"{folder} has no labelled windows in split '{split}': name a dataset made with labels")
+    check_classes(windows, f"{folder}, split '{split}'")
     return _fit_labram(windows)
 
 

@@ -2,15 +2,19 @@
 
 python dataset_maker/make_custom.py --raw_dir raw/hands --out_dir datasets/hands --window 4 --labels labels.csv
 python dataset_maker/make_custom.py --raw_dir raw/eegmmidb --out_dir datasets/eegmmidb --window 4 \\
-    --from_annotations --classes T0=rest T1=left T2=right
+    --from_annotations --classes T0=rest T1=left T2=right --split_by run
 python dataset_maker/make_custom.py --raw_dir raw/ds002034 --out_dir datasets/hands --bids --window 4
 python dataset_maker/make_custom.py --raw_dir raw/arrays --out_dir datasets/hands --window 4 --labels labels.csv \\
     --rate 250 --unit mV --channels C3 Cz C4
 
 The CSV has columns file (below --raw_dir), label, and if wanted start, stop (seconds; empty: all of the file), subject,
-split (train, val, test). Any format, rate and montage; windows are cut end to end, or every --stride seconds, from each
-labelled stretch; a mark without duration gives one window. Arrays (.csv .csv.gz .npy .npz .mat) need --rate; --channels
-names the channels of those that hold no names, all of them in order.
+split (train, val, test). A subject that no column names is the sub-XX in the path or the folder that holds the file; no
+split tears it apart unless --split_by session or run says so, for data of a single person. An EDF of annotations only
+gives --from_annotations the labels of the recording beside it that begins then and has the name most like its own.
+
+Any format, rate and montage; windows are cut end to end, or every --stride seconds, from each labelled stretch; a mark
+without duration gives one window. Arrays (.csv .csv.gz .npy .npz .mat) need --rate; --channels names the channels of
+those that hold no names, all of them in order.
 """
 
 import csv
@@ -26,9 +30,10 @@ from dataset.channels import canonical_names, load_aliases
 from dataset.hdf5 import RATE
 from dataset_maker.machinery.arrays import ARRAYS, SUFFIXES, add_array_arguments, array_format, is_array, is_nameless
 from dataset_maker.machinery.corpus import Recipe, arguments, make, tiles, whole
-from dataset_maker.machinery.preprocessing import annotation_texts
+from dataset_maker.machinery.edf import part_annotations
+from dataset_maker.machinery.preprocessing import read_annotations
 from dataset_maker.machinery.sources import find_files, list_sources
-from dataset_maker.machinery.splits import add_subject_argument, find_subject, split_subjects
+from dataset_maker.machinery.splits import add_subject_arguments, find_subject, split_files
 from errors import check_file
 
 SPLITS = ("train", "val", "test")
@@ -108,7 +113,8 @@ def files_of_table(args) -> dict[Path, Labels]:
         path = args.raw_dir / row["file"]
         start, stop = (seconds(args.labels, number, row, *cell) for cell in (("start", 0.0), ("stop", None)))
         known = files.setdefault(path, Labels(row.get("subject", ""), row.get("split", "")))
-        if ".." in path.parts or not path.name.lower().endswith(SUFFIXES + ARRAYS):
+        outside = ".." in path.parts or Path(row["file"]).is_absolute()
+        if outside or not path.name.lower().endswith(SUFFIXES + ARRAYS):
             raise errors.UserError(f"{args.labels}, row {number}: {row['file']!r} is no recording below --raw_dir")
         if (known.subject, known.split) != (row.get("subject", ""), row.get("split", "")):
             raise errors.UserError(f"{args.labels}, row {number}: {row['file']} has another subject or split above")
@@ -140,13 +146,33 @@ def read_stretches(events) -> list[tuple[float, float, str]]:
     return stretches
 
 
+def files_of_annotations(args) -> tuple[dict[Path, Labels], list[tuple[Path, str]]]:
+    """All recordings, whose labels are inside or in a file of annotations beside them, and what is left out."""
+    recordings, beside = part_annotations(find_files(args.raw_dir, SUFFIXES, "recordings"))
+    files = {path: Labels(stretches=None) for path in recordings}
+    for path, (recording, _) in beside.items():
+        if recording is None:
+            continue
+        known = files[recording]
+        if known.stretches is not None:
+            known.problem = f"two files of annotations are its labels, {path.name} is one: take the other away"
+        try:
+            known.stretches = read_annotations(path)
+        except errors.UserError as error:
+            known.problem = str(error)
+    return files, [(path, reason) for path, (_, reason) in beside.items()]
+
+
 def choose_classes(args, files) -> dict[str, str]:
     """{text of a label: name of its class} in label order. Raises UserError when they must be named and are not."""
     if args.classes:
         return {text: name or text for text, _, name in (word.partition("=") for word in args.classes)}
     if args.from_annotations:
         path = next(iter(files))
-        raise errors.UserError(f"--from_annotations needs --classes; {path.name} has {annotation_texts(path)}")
+        stretches = files[path].stretches
+        stretches = read_annotations(path) if stretches is None else stretches
+        texts = sorted({text for _, _, text in stretches})
+        raise errors.UserError(f"--from_annotations needs --classes; {path.name} has {texts}")
     texts = {text for known in files.values() for _, _, text in known.stretches} - set(NOTHING)
     if len(texts) < 2:
         raise errors.UserError(f"labels {sorted(texts)}: at least two classes are needed")
@@ -167,7 +193,7 @@ def add_flags(parser):
     parser.add_argument("--name", help="of the dataset (default: that of --out_dir)")
     parser.add_argument("--val_fraction", type=float, default=0.2, help="share of the subjects")
     parser.add_argument("--test_fraction", type=float, default=0.2, help="share of the subjects")
-    add_subject_argument(parser)
+    add_subject_arguments(parser)
 
 
 get_args = arguments(__doc__, 50.0, add_flags)
@@ -185,20 +211,19 @@ def main(args):
     elif args.bids:
         files = files_of_bids(args)
     else:
-        files = {path: Labels(stretches=None) for path in find_files(args.raw_dir, SUFFIXES, "recordings")}
+        files, excluded = files_of_annotations(args)
     classes = choose_classes(args, files)
     for path, known in files.items():
         known.subject = known.subject or find_subject(path, args.raw_dir, args.subject)
-    given, rule = {known.split for known in files.values()}, "by subject, as given"
+    given, rule, shares = {known.split for known in files.values()}, "as given", None
     if given == {""}:
         shares = {"val": args.val_fraction, "test": args.test_fraction}
-        rule = f"by subject, {args.val_fraction:g} val, {args.test_fraction:g} test"
-        subjects = [known.subject for known in files.values()]
-        splits = split_subjects(subjects, shares | {"train": 1 - sum(shares.values())}, args.seed)
-        for known in files.values():
-            known.split = splits[known.subject]
+        rule = f"{args.val_fraction:g} val, {args.test_fraction:g} test"
+        shares["train"] = 1 - sum(shares.values())
     elif "" in given:
         raise errors.UserError(f"{args.labels}: some files have a split and others have none; give all or none")
+    for path, split in split_files(args, {path: known.subject for path, known in files.items()}, shares).items():
+        files[path].split = split
     paths = sorted(files, key=lambda path: path.relative_to(args.raw_dir).as_posix())
     known = [files[path] for path in paths]
     sources = list_sources(paths, args.raw_dir, [one.subject for one in known], [one.split for one in known], known)
@@ -209,14 +234,17 @@ def main(args):
     windows = Windows({text: labels.index(name) for text, name in classes.items()}, args.window * RATE, stride * RATE)
     chosen = args.channels and not all(map(is_nameless, files))  # of nameless arrays they name, not choose
     about = {"array": vars(array) | {"channels": args.channels}} if array else {}
+    about |= {"unit": args.unit} if args.unit else {}
     recipe = Recipe(
         args.name or args.out_dir.resolve().name,
-        rule,
+        f"by {args.split_by}, {rule}",
         labels=labels,
         channels=canonical_names(args.channels, "--channels: ") if chosen else None,
         cut=windows,
-        reader={"min_seconds": args.window, "aliases": args.aliases and load_aliases(args.aliases), "array": array},
+        reader={"min_seconds": args.window, "aliases": args.aliases and load_aliases(args.aliases), "array": array}
+        | {"unit": args.unit},
         parameters=about | {"window": args.window, "stride": stride, "classes": classes},
+        split_by=args.split_by,
     )
     make(args, recipe, sources, excluded)
 

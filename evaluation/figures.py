@@ -14,29 +14,62 @@ from dataset.windows import RATE
 from dataset_maker.machinery.limits import forget
 from errors import UserError, check_file
 
-LOSSES = {"train/loss": {"color": "tab:blue", "lw": 1}, "val/loss": {"color": "tab:red", "marker": "o"}}
+LOSSES = {"train": {"color": "tab:blue", "lw": 1}, "val": {"color": "tab:red", "marker": "o"}}
+RECONSTRUCTED = ("val/raw", "val/frequency", "val/amplitude", "val/phase")  # z-scored: predicting the mean errs by 1
+METRICS = ("balanced_accuracy", "auroc", "kappa", "accuracy", "eeg_accuracy", "text_accuracy")
 TIMES = ((1, "s", 180), (60, "minutes", 7200), (3600, "hours", float("inf")))  # unit in s, name, longest recording
 COLUMNS = 1000  # that a figure can show
 ORIGINAL, MODEL = "0.35", "tab:red"  # colours of what was recorded and of what a model makes of it
 
 
 def plot_losses(metrics_files: dict[str, Path], path) -> Path:
-    """The loss of training and validation over the steps, a panel for each {title: metrics.jsonl}.
+    """A column for each {title: metrics.jsonl}. Above, the loss of training and of validation as the same quantity: the
+    sum of the parts that both have, as a tokenizer is validated without its domain losses. Below, its errors of
+    reconstruction beside 1, which predicting the mean gives, or the metrics of each validation.
 
     Raises UserError for a file that is missing or no metrics.jsonl.
     """
-    figure = _new_figure(4.2 * len(metrics_files), 3.2)
-    axes = figure.subplots(1, len(metrics_files), squeeze=False)[0]
-    for axis, (title, file) in zip(axes, metrics_files.items(), strict=True):
+    figure = new_figure(4.2 * len(metrics_files), 5.4)
+    above, below = figure.subplots(2, len(metrics_files), squeeze=False)
+    for axis, lower, (title, file) in zip(above, below, metrics_files.items(), strict=True):
         lines = _read_metrics(Path(file))
-        for name, style in LOSSES.items():
-            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        names = {name for line in lines for name in line}
+        both = [name for name in sorted(names) if f"train/{name.removeprefix('val/')}" in names - {name}]
+        parts = [name[4:] for name in both if name != "val/loss" and not name.endswith("accuracy")] or ["loss"]
+        for stage, style in LOSSES.items():
+            summed = [f"{stage}/{part}" for part in parts]
+            points = [(line["step"], sum(line[name] for name in summed)) for line in lines if _has(line, summed)]
             if points:
-                axis.plot(*zip(*points, strict=True), label=name, **style)
-        axis.set(title=title, xlabel="step", ylabel="loss")
-        if axis.lines:
-            axis.legend(frameon=False)
-    return _save(figure, path)
+                axis.plot(*zip(*points, strict=True), label=stage, **style)
+        axis.set(title=title, xlabel="step")
+        axis.set_ylabel(" + ".join(parts), fontsize=8)
+        _plot_validations(lower, lines)
+        for part in (axis, lower):
+            if part.lines:
+                part.legend(frameon=False, fontsize=8)
+    return save(figure, path)
+
+
+def _has(line: dict, names) -> bool:
+    return all(line.get(name) is not None for name in names)
+
+
+def _plot_validations(axis, lines: list[dict]) -> None:
+    """The errors of reconstruction by step, or the metrics by epoch; nothing where there are none."""
+    rows = [line for line in lines if any(name.startswith("val") for name in line)]
+    errors = [name for name in RECONSTRUCTED if rows and _has(rows[-1], [name])]
+    names = dict.fromkeys(name for line in rows for name in line if name.startswith("val"))
+    plain = {name for name in names if name.replace("/accuracy", "/balanced_accuracy") in names.keys() - {name}}
+    shown = errors or [name for name in names if name.split("/")[-1] in METRICS and name not in plain]
+    for name in shown:
+        known = [line for line in rows if _has(line, [name])]
+        places = [line["step"] for line in known] if errors else range(1, len(known) + 1)
+        axis.plot(places, [line[name] for line in known], marker="o", ms=4, label=name)
+    if errors:
+        axis.axhline(1, color=ORIGINAL, ls="--", lw=0.8, label="predicting the mean")
+    axis.set(xlabel="step" if errors else "epoch", ylabel="mean squared error" if errors else "on validation")
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axis.set_visible(bool(shown))
 
 
 def _read_metrics(path: Path) -> list[dict]:
@@ -57,7 +90,7 @@ def plot_reconstruction(signal, decoded_signal, spectrum, decoded_spectrum, chan
     signal, decoded_signal, spectrum, decoded_spectrum = (
         np.asarray(part) for part in (signal, decoded_signal, spectrum, decoded_spectrum)
     )
-    figure = _new_figure(11, 1 + 1.3 * shown)
+    figure = new_figure(11, 1 + 1.3 * shown)
     axes = figure.subplots(shown, 2, squeeze=False, sharex="col", width_ratios=(3, 1))
     for row, (in_time, in_frequency) in enumerate(axes):
         seconds = np.arange(signal[row].size) / signal.shape[-1]
@@ -71,7 +104,7 @@ def plot_reconstruction(signal, decoded_signal, spectrum, decoded_spectrum, chan
     axes[0, 1].set_title("mean amplitude, z-scored")
     axes[-1, 0].set_xlabel("s")
     axes[-1, 1].set_xlabel("Hz")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_codebook_use(counts, path) -> Path:
@@ -80,7 +113,7 @@ def plot_codebook_use(counts, path) -> Path:
     share = counts / max(counts.sum(), 1)
     used = np.count_nonzero(counts)
     perplexity = np.exp(-np.sum(share[:used] * np.log(share[:used])))
-    figure = _new_figure(6, 3.2)
+    figure = new_figure(6, 3.2)
     axis = figure.subplots()
     axis.fill_between(np.arange(1, used + 1), share[:used], step="mid", alpha=0.6)
     axis.axhline(1 / len(counts), color=ORIGINAL, ls="--", lw=0.8, label="even use of all codes")
@@ -89,7 +122,7 @@ def plot_codebook_use(counts, path) -> Path:
         title=f"{used} of {len(counts)} codes used, perplexity {perplexity:.0f}",
     )  # fmt: skip
     axis.legend(frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_confusion(confusion, answers, path, title: str = "") -> Path:
@@ -100,7 +133,7 @@ def plot_confusion(confusion, answers, path, title: str = "") -> Path:
         confusion = confusion[:, :-1]
     columns = [*answers, "none of them"][: confusion.shape[1]]
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    figure = _new_figure(2.2 + 0.8 * len(columns), 1.6 + 0.7 * len(answers))
+    figure = new_figure(2.2 + 0.8 * len(columns), 1.6 + 0.7 * len(answers))
     axis = figure.subplots()
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(confusion):
@@ -111,7 +144,7 @@ def plot_confusion(confusion, answers, path, title: str = "") -> Path:
     axis.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     axis.set_yticks(range(len(answers)), answers)
     axis.set(xlabel="answer", ylabel="label", title=title)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_answers(table, answers, eeg, channels, places, path, title: str = "", most: int = 32) -> Path:
@@ -124,7 +157,7 @@ def plot_answers(table, answers, eeg, channels, places, path, title: str = "", m
     channels, places, seconds = channels[::step], places[::step], eeg.shape[1] / RATE
     unit, name = next((unit, name) for unit, name, longest in TIMES if seconds <= longest)
     heights = [0.45] * len(answers) + [0.5 + 0.3 * len(channels)]
-    figure = _new_figure(14, 1 + sum(heights))
+    figure = new_figure(14, 1 + sum(heights))
     *rows, below = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     group = -(-len(table) // COLUMNS)
     for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
@@ -153,7 +186,7 @@ def plot_answers(table, answers, eeg, channels, places, path, title: str = "", m
     below.set_yticks(-np.arange(len(channels)), channels, fontsize=8)
     below.set(ylim=(-len(channels), 1), xlim=(0, seconds / unit), xlabel=name)
     below.set_title(f"EEG, {spread:.0f} uV from row to row" + f", every {step} channels" * (step > 1), fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _envelope(signal, most: int):
@@ -166,13 +199,13 @@ def _envelope(signal, most: int):
     return (np.arange(len(parts)) + 0.5) * group / RATE, parts.min(1), parts.max(1)
 
 
-def _new_figure(width: float, height: float):
+def new_figure(width: float, height: float):
     from matplotlib.figure import Figure  # not at the top: most that import this module draw late or never
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure, path) -> Path:
+def save(figure, path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

@@ -207,7 +207,7 @@ class TrainedModel:
         learnt = questions[0] if questions else Question(None, seconds)
         self.usual = replace(learnt, seconds=learnt.seconds if seconds is None else seconds)
 
-    def read(self, eeg, ch_names=None, sfreq=None, unit="uV", *, clean=False, notch=None, aliases=None) -> CleanEEG:
+    def read(self, eeg, ch_names=None, sfreq=None, unit=None, *, clean=False, notch=None, aliases=None) -> CleanEEG:
         """The EEG filtered as in the training, at 200 Hz in uV, to be given to the other methods.
 
         clean: it is filtered already; notch: mains frequency in Hz, 0: none, default: as in the training; aliases:
@@ -220,7 +220,7 @@ class TrainedModel:
         _warn(found.notes + (self.unsure,) * (notch is None and not clean and bool(self.unsure)))
         return found
 
-    def features(self, eeg, ch_names=None, sfreq=None, unit="uV", *, level="tokenizer", layer=-1, pool="mean",
+    def features(self, eeg, ch_names=None, sfreq=None, unit=None, *, level="tokenizer", layer=-1, pool="mean",
                  stride=None, **reading) -> np.ndarray:  # fmt: skip
         """Features of each window -> (W, D) float32; pool="channels": (W, C, D), None: (W, C, S, D).
 
@@ -230,7 +230,7 @@ class TrainedModel:
         windows = self._cut(self.read(eeg, ch_names, sfreq, unit, **reading), self.usual, stride)
         return extract(self.model, windows, self.batch_size, self.run, level, layer, pool)
 
-    def answer(self, eeg, ch_names=None, sfreq=None, unit="uV", *, stride=None, answer_by="score", **reading):
+    def answer(self, eeg, ch_names=None, sfreq=None, unit=None, *, stride=None, answer_by="score", **reading):
         """The answers to all questions of the training -> a table with a row for each question and window: task,
         start, stop (s), or epoch, answer, and p_<answer>."""
         if not self.questions:
@@ -239,7 +239,7 @@ class TrainedModel:
         tables = [self._tabulate(clean, question, stride, answer_by) for question in self.questions]
         return pd.concat(tables, ignore_index=True)
 
-    def ask(self, eeg, question: str, answers, ch_names=None, sfreq=None, unit="uV", *, stride=None,
+    def ask(self, eeg, question: str, answers, ch_names=None, sfreq=None, unit=None, *, stride=None,
             answer_by="score", **reading):  # fmt: skip
         """As `answer`, to a question of your own, with a warning where the model was not trained on it."""
         if isinstance(self.model, Classifier):

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 
 from dataset.batches import collate_eeg, collate_montage
-from dataset.channels import STANDARD_1020, channel_rows
+from dataset.channels import OTHER_NAME, STANDARD_1020, channel_rows
 from dataset.descriptions import parse_yaml
 from dataset.windows import LABRAM_ROWS, MAX_SECONDS, MICROVOLTS, RATE
 from dataset_maker.machinery.arrays import as_mne, describe_array
@@ -20,21 +20,23 @@ from dataset_maker.machinery.limits import forget
 from dataset_maker.machinery.preprocessing import HIGH, LOW, CleanEEG, load_recording
 from errors import UserError
 from model.labram import Classifier
+from model.vqnsp import VQNSP
 from training.loading import to_device
 
 NOTCH = 50.0  # Hz, where nobody says it
 LEVELS, POOLS = ("tokenizer", "hidden"), ("mean", "channels", None)
 
 
-def read_eeg(eeg, ch_names=None, sfreq=None, unit="uV", **cleaning) -> CleanEEG:
+def read_eeg(eeg, ch_names=None, sfreq=None, unit=None, **cleaning) -> CleanEEG:
     """Clean EEG of a path, an MNE Raw or Epochs, or an array (C, T) or (E, C, T) with the names of its channels, its
-    rate in Hz, and its unit: uV, mV, V or raw:FACTOR, so many uV each.
+    rate in Hz, and its unit: uV (default), mV, V or raw:FACTOR, so many uV each; of a path: default its header's.
 
     cleaning: further arguments of `load_recording`. Raises UserError with the reason where it cannot be used.
     """
-    known = None if sfreq is None else describe_array(sfreq, unit, ch_names)
+    known = None if sfreq is None else describe_array(sfreq, unit or "uV", ch_names)
     if isinstance(eeg, str | os.PathLike):
-        return load_recording(eeg, array=known, **cleaning)
+        factor = unit and describe_array(1, unit, None).unit
+        return load_recording(eeg, array=known, unit=factor, **cleaning)
     if isinstance(eeg, mne.io.BaseRaw | mne.BaseEpochs):
         if known or ch_names is not None:
             raise UserError("ch_names and sfreq are of arrays: an MNE object has its own")
@@ -73,21 +75,26 @@ def stored_filters(checkpoint: dict, source) -> tuple[tuple[float, float], float
 
 
 def choose_channels(clean: CleanEEG, wanted) -> tuple[tuple[str, ...], str]:
-    """The `wanted` channels that a recording has, in their order (None: all of it), and a sentence on others.
+    """The `wanted` channels that a recording has, perhaps by another name, in their order (None: all of it), and a
+    sentence on others.
 
     Raises UserError when it has none of them.
     """
     if wanted is None:
         return clean.channels, ""
-    common = tuple(channel for channel in wanted if channel in clean.channels)
-    missing = [channel for channel in wanted if channel not in clean.channels]
-    extra = [channel for channel in clean.channels if channel not in wanted]
+    place = {channel: channel for channel in clean.channels}
+    renamed = {other: channel for channel in clean.channels if (other := OTHER_NAME.get(channel)) not in place}
+    place |= {channel: renamed[channel] for channel in wanted if channel in renamed and renamed[channel] not in wanted}
+    common = tuple(channel for channel in wanted if channel in place)
+    missing = [channel for channel in wanted if channel not in place]
+    extra = [channel for channel in clean.channels if channel not in {place[name] for name in common}]
     if not common:
         raise UserError(
             f"it has none of the channels that the model was trained on ({', '.join(wanted)}), but "
             f"{', '.join(clean.channels)}: name their places in an alias file, --aliases"
         )
-    said = [f"without {', '.join(missing)}, which the model was trained on"] if missing else []
+    said = [f"{name} is its {place[name]}, another name of the place" for name in common if place[name] != name]
+    said += [f"without {', '.join(missing)}, which the model was trained on"] if missing else []
     said += [f"not used, as unknown to the model: {', '.join(extra)}"] if extra else []
     return common, "; ".join(said)
 
@@ -96,9 +103,10 @@ class Cut(Sequence):
     """Windows of clean EEG as samples, see `dataset.windows.Windows`; each is made when it is asked for."""
 
     def __init__(self, clean: CleanEEG, channels, starts, seconds: int):
-        """channels: names, in their order; starts: a window's first sample."""
+        """channels: names, in their order, perhaps other ones of a place; starts: a window's first sample."""
         self.eeg, self.channels, self.starts, self.seconds = clean.eeg, tuple(channels), starts, seconds
-        self.places = [clean.channels.index(channel) for channel in channels]
+        named = (name if name in clean.channels else OTHER_NAME[name] for name in channels)
+        self.places = [clean.channels.index(name) for name in named]
         self.about = {"rows": channel_rows(channels), "label": -1, "file": ""}
 
     def __len__(self):
@@ -134,7 +142,7 @@ def cut(clean: CleanEEG, seconds: int, stride: float | None = None, channels=Non
 def batches(model, windows: Sequence, batch_size: int, run, progress=iter):
     """Yield windows, samples of the same channels, as the model, which is put into evaluation, reads them; progress:
     around the batches. Raises UserError for channels that LaBraM cannot embed."""
-    labram = isinstance(model, Classifier)
+    labram = isinstance(model, Classifier | VQNSP)
     beyond = [STANDARD_1020[row] for row in windows[0]["rows"] if labram and row >= LABRAM_ROWS]
     if beyond:
         raise UserError(f"LaBraM has no position for channel {', '.join(beyond)}: choose others with --channels")

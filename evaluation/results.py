@@ -130,21 +130,26 @@ def read_run(path) -> dict:
         ) from error
 
 
-def compare_runs(runs, published: pd.DataFrame, split: str) -> str:
-    """For each dataset a Markdown table of the published rows (test split) and of `runs` (of read_run), by method.
+def group_runs(runs, split: str) -> dict[str, dict]:
+    """{dataset: {(method, what was counted): the metrics of each run}} of `runs` (of read_run).
 
     Raises UserError for a run given twice, also under another path, and where no run has the split.
     """
     _refuse_twice(runs)
-    groups = {}  # dataset -> (method, what was counted) -> the metrics of each run
+    groups = {}
     for item in runs:
         for dataset, row_split, counted, metrics in item["scores"]:
             if row_split == split:
                 groups.setdefault(dataset, {}).setdefault((item["method"], counted), []).append(metrics)
     if not groups:
         raise UserError(f"none of the runs has results on split {split!r}: choose another --split")
+    return groups
+
+
+def compare_runs(runs, published: pd.DataFrame, split: str) -> str:
+    """For each dataset a Markdown table of the published rows (test split) and of `runs`, by method; see group_runs."""
     tables = []
-    for dataset, methods in groups.items():
+    for dataset, methods in group_runs(runs, split).items():
         names = [name for name in COLUMNS if any(name in metrics for group in methods.values() for metrics in group)]
         rows = []
         for known in published[published["dataset"] == dataset].to_dict("records") if split == "test" else []:
@@ -175,4 +180,5 @@ def report(out_dir, evaluations, run, **about) -> None:
     """Write the results and print their table, on the main process."""
     if run.main:
         path = write_results(out_dir, evaluations, **about)
-        print(f"\n{results_table(evaluations)}\nwritten to {path}")
+        said = "".join(f"{line}\n" for line in about.get("within_subjects", ()))
+        print(f"\n{results_table(evaluations)}\n{said}written to {path}")

@@ -168,7 +168,7 @@ def test_a_dataset_of_arrays(tmp_path, suffix):
         rows += [f"{subject}{suffix},0,4,left", f"{subject}{suffix},4,8,right"]
     (raw / "labels.csv").write_text("\n".join(rows) + "\n")
     argv = ("--raw_dir", raw, "--out_dir", tmp_path / "out", "--labels", raw / "labels.csv", "--window", 2)
-    argv += ("--workers", 1, "--val_fraction", 0.3, "--test_fraction", 0.3)
+    argv += ("--workers", 1, "--val_fraction", 0.3, "--test_fraction", 0.3, "--subject", "anna|bert|carl")
     with pytest.raises(UserError, match="labels.csv names arrays, which do not say their rate: give --rate"):
         run_maker(make_custom, *argv)
     argv += ("--rate", 250)

@@ -37,6 +37,7 @@ def test_own_annotations(shared, tmp_path):
     [
         ("file,class\na.edf,x\n", "has no column label"),
         ("file,label\n../a.edf,x\n", "row 1: '../a.edf' is no recording below"),
+        ("file,label\n/etc/a.edf,x\n", "row 1: '/etc/a.edf' is no recording below"),
         ("file,label,start\na.edf,x,soon\n", "row 1: start 'soon' is no time"),
         ("file,label,split\na.edf,x,tests\n", "row 1: .*split not train, val, test"),
         ("file,label,start,stop\na.edf,x,5,3\n", "row 1: stop before start"),

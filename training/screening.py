@@ -19,7 +19,8 @@ def screen(args, run, sets: dict, folders, starts_from=None, protocol=PUBLISHED)
 
     sets: {split: [Windows]}, those of "val" and "test" judge the model; folders: their dataset folders; starts_from:
     the checkpoint whose weights the run begins with, and whose subjects count as trained on. -> what checkpoints keep
-    as `trained_on`, and what results keep: the protocol, `leaks`, and what could not be compared.
+    as `trained_on`, and what results keep: the protocol, `leaks`, what could not be compared, and splits that tear
+    subjects apart.
     Raises UserError for a file that is not its manifest's (--verify), a recording that is no EEG, and, without
     --allow_leak, subjects that are on both sides; for a model that is only asked, where it was calibrated otherwise.
     """
@@ -49,7 +50,9 @@ def screen(args, run, sets: dict, folders, starts_from=None, protocol=PUBLISHED)
     for title, lines in (("subjects on both sides", leaks), ("subjects not compared", found.not_compared)):
         if lines:
             run.say(f"warning: {title}: {few(lines)}")
-    return trained, protocol.about() | {"leaks": leaks, "not_compared": found.not_compared}
+    within = [roster.within for roster in rosters if roster.within and not protocol.folds]
+    found = {"leaks": leaks, "not_compared": found.not_compared, "within_subjects": within}
+    return trained, protocol.about() | found
 
 
 def check_calibration(checkpoint: dict, source, calibrate: str | None = None) -> None:

@@ -1,7 +1,6 @@
 """How fast a run goes: what it reads a second, its waiting for data, memory, use of the GPU; and a profile of steps."""
 
 import contextlib
-import resource
 import sys
 import time
 import warnings
@@ -11,6 +10,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.logger import writing
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None
 
 # dense matrix products of GPUs, FLOP/s by precision, without sparsity (the makers' data sheets)
 PEAKS = {
@@ -99,6 +103,8 @@ class Throughput:
         """Largest memory so far in GiB: of the GPU, else of the process."""
         if self.run.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.run.device) / 2**30
+        if resource is None:
+            return float("nan")
         unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 

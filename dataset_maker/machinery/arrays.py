@@ -38,13 +38,19 @@ class ArrayFormat:
 def add_array_arguments(parser) -> None:
     """The flags of what arrays do not say, for `array_format`."""
     parser.add_argument("--rate", type=_above_zero, help=f"Hz of {' '.join(ARRAYS)} files")
-    parser.add_argument("--unit", type=_unit, default="uV", help="of arrays: uV (default), mV, V, or raw:FACTOR to uV")
+    add_unit_argument(parser)
     parser.add_argument("--variable", help="the array to read where a .npz or .mat file holds several")
+
+
+def add_unit_argument(parser) -> None:
+    """The unit of a file's numbers, which outranks its header."""
+    what = "of the numbers in the files: uV, mV, V, or raw:FACTOR to uV (default: as the header says; uV in arrays)"
+    parser.add_argument("--unit", type=_unit, help=what)
 
 
 def array_format(args) -> ArrayFormat | None:
     """The arrays' format as the flags give it; None: arrays are not expected."""
-    return args.rate and ArrayFormat(args.rate, args.unit, tuple(args.channels or ()) or None, args.variable)
+    return args.rate and ArrayFormat(args.rate, args.unit or 1.0, tuple(args.channels or ()) or None, args.variable)
 
 
 def describe_array(rate, unit, channels) -> ArrayFormat:

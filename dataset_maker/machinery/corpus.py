@@ -30,6 +30,7 @@ from dataset.hdf5 import RATE
 from dataset_maker.machinery.ledger import Ledger, describe
 from dataset_maker.machinery.preprocessing import CleanEEG, load_recording
 from dataset_maker.machinery.sources import Source
+from dataset_maker.machinery.splits import unit_of
 from errors import UserError, described
 from training.numbers import Help
 
@@ -66,6 +67,7 @@ class Recipe:
     cut: Callable[[Source, CleanEEG], list[Piece]] = whole
     reader: dict = field(default_factory=dict)  # more arguments of load_recording
     parameters: dict = field(default_factory=dict)  # more of what the maker was asked, for dataset.yaml
+    split_by: str = "subject"  # what no split tears apart, see `unit_of`
 
 
 def arguments(doc, notch, *groups, url=None):
@@ -122,9 +124,10 @@ def make(args, recipe, sources, excluded=()) -> None:
         raise UserError(f"{count} raw files would all become recording {name}; rename them")
     splits = {}
     for source in sources:
-        if splits.setdefault(source.subject, source.split) != source.split:
-            both = f"{splits[source.subject]} and {source.split}"
-            raise UserError(f"subject {source.subject} would be in {both}; {source.path} is the first file to show it")
+        unit = unit_of(recipe.split_by, source.subject, source.path, args.raw_dir)
+        if splits.setdefault(unit, source.split) != source.split:
+            both = f"{splits[unit]} and {source.split}"
+            raise UserError(f"subject {unit} would be in {both}; {source.path} is the first file to show it")
     ledger = Ledger(args, describe(args, recipe), sources, excluded)
     work = partial(make_file, args, recipe)
     try:

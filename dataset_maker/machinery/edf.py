@@ -1,6 +1,7 @@
 """What an EDF or BDF file says of itself, held against the file: MNE believes it, reads on, and closes gaps up."""
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,33 @@ def check_edf(path) -> None:
         raise UserError(f"cannot be read: {error.strerror}") from None
     except (ValueError, OverflowError):
         raise UserError("its EDF header is damaged or cut off") from None
+
+
+def part_annotations(paths) -> tuple[list[Path], dict[Path, tuple[Path | None, str]]]:
+    """Raw files -> those with signals, and of the others {EDF or BDF that holds annotations only: (the recording in its
+    folder that begins at the same time and has the name most like its own, a sentence)}."""
+    starts, marks = {}, []
+    for path in paths:
+        width = WIDTHS.get(path.suffix.lower())
+        if width:
+            try:
+                with open(path, "rb") as file:
+                    labels = set(_read_header(file, width).labels)
+                    file.seek(168)
+                    starts[path] = file.read(16)  # date and time
+            except (OSError, ValueError, UserError):
+                continue  # the report will say what is wrong with it
+            if labels <= set(ANNOTATIONS):
+                marks.append(path)
+    signals, found = [path for path in paths if path not in marks], {}
+    for path in marks:
+        beside = [other for other in signals if other.parent == path.parent and starts.get(other) == starts[path]]
+        alike = {other: len(os.path.commonprefix([other.name, path.name])) for other in beside}
+        best = [other for other in beside if alike[other] == max(alike.values()) > 0]
+        known = best[0] if len(best) == 1 else None
+        whose = f"labels of {known.name}" if known else "and no recording beside it is called alike and begins then"
+        found[path] = (known, f"holds annotations only, {whose}")
+    return signals, found
 
 
 def _read_header(file, width) -> Header:

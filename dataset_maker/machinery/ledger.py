@@ -30,7 +30,8 @@ PUBLISHED = 64  # lines
 
 def describe(args, recipe) -> dict:
     """The content of dataset.yaml: all that the recordings depend on, nothing of the machine."""
-    return {
+    within = {} if recipe.split_by == "subject" else {"split_by": recipe.split_by}  # subjects are in several splits
+    return within | {
         "name": recipe.name,
         "labels": list(recipe.labels) or None,
         "rate": RATE,
@@ -222,3 +223,5 @@ class Ledger:
                 f"{split:8}{len(mine):12}{mine['subject'].nunique():10}{mine['seconds'].sum() / 3600:10.2f}"
                 f"{mine['windows'].sum():10}  {per_label}"
             )
+            if labels and np.count_nonzero(counts) < 2:
+                print(f"warning: {split} holds one class only, which every trainer refuses: take another --seed")

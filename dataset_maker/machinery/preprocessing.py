@@ -12,7 +12,7 @@ import mne
 import numpy as np
 
 from dataset.amplitudes import PLAUSIBLE, QUIETEST, SPARSE, describe_loud, find_loud
-from dataset.channels import canonical_name
+from dataset.channels import OTHER_NAME, canonical_name
 from dataset.hdf5 import RATE
 from dataset_maker.machinery.arrays import is_array, read_array
 from dataset_maker.machinery.edf import check_edf
@@ -20,8 +20,10 @@ from dataset_maker.machinery.filters import convolve, design, resample
 from dataset_maker.machinery.limits import bounded_memory, forget, make_room
 from errors import UserError, check_file, described
 
+ANNOTATED = "make_custom.py --from_annotations reads them beside it"
 LOW, HIGH = 0.1, 75.0  # Hz, the band of both papers
 RATES = (20.0, 50_000.0)  # Hz: of amplifiers for EEG; the filters of others would fill the memory
+VOLTS = {"nV": 1e-9, "µV": 1e-6, "uV": 1e-6, "mV": 1e-3, "V": 1.0, "n/a": 1.0}  # as MNE has them
 BLOCK_BYTES = 2**28  # of float64 signal in memory at once; and of clean EEG, where a scratch file can hold it
 
 
@@ -40,14 +42,15 @@ class CleanEEG:
 
 
 def load_recording(
-    source, channels=None, notch=50.0, aliases=None, min_seconds=1.0, trim_end=0.0, array=None, band=(LOW, HIGH),
-    scratch=None, progress=iter, **options,
+    source, channels=None, notch=50.0, aliases=None, min_seconds=1.0, trim_end=0.0, array=None, unit=None,
+    band=(LOW, HIGH), scratch=None, progress=iter, **options,
 ) -> CleanEEG:  # fmt: skip
     """Read and clean one raw file, or an MNE Raw or Epochs, which stay as they are.
 
     channels: names of the table to take, in this order (default: all of the table, in the file's order); notch: mains
     frequency in Hz, 0 for none; aliases: from `load_aliases`; trim_end: seconds to cut off the end; array: the
-    `ArrayFormat` of a file that is an array; band: Hz, None: it is filtered already, notch included; scratch: a folder
+    `ArrayFormat` of a file that is an array; unit: uV of one of the numbers in any other file, None: as its header
+    says; band: Hz, None: it is filtered already, notch included; scratch: a folder
     for a nameless file that holds the EEG of long recordings in place of the memory; progress: around the blocks of
     channels; options: for MNE's reader. Raises UserError naming the file and why it was refused.
     """
@@ -59,7 +62,13 @@ def load_recording(
             raw = _read(source, options, array) if is_file else source
             if _is_epochs(raw) and not raw.preload:
                 raw = raw.copy().load_data()
+            if is_file and not raw.ch_names:
+                raise UserError(f"annotations and no signal: labels of a recording ({ANNOTATED})")
             picked, notes = _pick(raw, channels, aliases)
+            scale = dict.fromkeys(picked.values(), 1e6)  # MNE reads V
+            if unit and is_file and not is_array(path):
+                scale, said = _believe(raw, scale, unit)
+                notes += said
             rate = raw.info["sfreq"]
             seconds = (len(raw.times) if _is_epochs(raw) else raw.n_times) / rate
             if not RATES[0] <= rate <= RATES[1]:
@@ -67,7 +76,7 @@ def load_recording(
             if seconds < min_seconds + trim_end:
                 raise UserError(f"too short: {seconds:.1f} s, at least {min_seconds + trim_end:g} s are needed")
             with bounded_memory([source, *map(str, raw.filenames)]) if is_file else nullcontext():
-                clean = _clean(raw, picked, seconds - trim_end, notch, band, channels is None, scratch, progress)
+                clean = _clean(raw, picked, scale, seconds - trim_end, notch, band, channels is None, scratch, progress)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # whatever else its content leads to; the type tells a bug from a bad file
@@ -78,11 +87,15 @@ def load_recording(
     return replace(clean, notes=notes + clean.notes + said)
 
 
-def annotation_texts(path) -> list[str]:
-    """The different texts of a file's annotations, sorted. Raises UserError naming the file when it cannot be read."""
+def read_annotations(path) -> list[tuple[float, float, str]]:
+    """A file's annotations: start and stop in s from its beginning, text. Raises UserError naming the file when it
+    cannot be read."""
     try:
         with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"):
-            return sorted(set(map(str, _read(path, {}).annotations.description)))
+            warnings.simplefilter("ignore")
+            raw = _read(path, {})
+            marks = _events(raw) if raw.ch_names else _rows(mne.read_annotations(path))
+        return [(start, start + length, text) for start, length, text in marks]
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -119,16 +132,32 @@ def _pick(raw, channels, aliases) -> tuple[dict[str, str], tuple[str, ...]]:
         if place in found and (channels is None or place in channels):
             raise UserError(f"two of its channels are {place}: {found[place]!r} and {name!r}")
         found[place] = name
+    renamed = {place: twin for place, twin in ((place, OTHER_NAME.get(place)) for place in channels or ())
+               if place not in found and twin in found and twin not in channels}  # fmt: skip
+    found |= {place: found[twin] for place, twin in renamed.items()}
+    renamed = tuple(f"{place} is its {found[place]}, another name of the place" for place in renamed)
     missing = [place for place in channels or () if place not in found]
     if missing or not found:
         wanted = f"without {', '.join(missing)}" if missing else "without any channel of the table"
-        raise UserError(f"{wanted}; its channels: {', '.join(raw.ch_names)}")
+        cure = f"; name their places in a YAML file, --aliases, a line each: '{raw.ch_names[0]}': FP1"
+        raise UserError(f"{wanted}; its channels: {', '.join(raw.ch_names)}{cure * (not found)}")
     picked = {place: found[place] for place in channels or found}
     left = [name for name in raw.ch_names if name not in picked.values()]
-    return picked, (f"channels left out: {', '.join(left)}",) * bool(left)
+    return picked, renamed + (f"channels left out: {', '.join(left)}",) * bool(left)
 
 
-def _clean(raw, picked, seconds, notch, band, flat_ok, scratch, progress) -> CleanEEG:
+def _believe(raw, scale, unit) -> tuple[dict[str, float], tuple[str, ...]]:
+    """{name in the file: uV of what MNE reads} where one of the file's numbers is `unit` uV, and a note on it."""
+    usual = "V" if str(raw.filenames[0]).endswith(".fif") else "µV"  # what MNE takes where a format has no units
+    units = {name: getattr(raw, "_orig_units", {}).get(name, usual) for name in scale}
+    unknown = {said for said in units.values() if said not in VOLTS}
+    if unknown:
+        raise UserError(f"--unit: its header has the unit {', '.join(sorted(unknown))}, which is no voltage")
+    said = f"numbers taken as {unit:g} uV each, its header has {', '.join(sorted(set(units.values())))}"
+    return {name: unit / VOLTS[said] for name, said in units.items()}, (said,)
+
+
+def _clean(raw, picked, scale, seconds, notch, band, flat_ok, scratch, progress) -> CleanEEG:
     """Filter and resample the picked channels, in blocks that bound the memory of long recordings."""
     rate, stop = raw.info["sfreq"], round(seconds * raw.info["sfreq"])
     kernels, low, high, notch, notes = _design(raw.info, notch, band)
@@ -144,7 +173,7 @@ def _clean(raw, picked, seconds, notch, band, flat_ok, scratch, progress) -> Cle
     eeg = make_room((len(places), epoch * epochs), scratch, BLOCK_BYTES)
     for first in progress(range(0, len(places), block)):
         names = {place: picked[place] for place in places[first : first + block]}
-        still, rows = _clean_block(raw, names, stop, kernels, flat_ok)
+        still, rows = _clean_block(raw, names, scale, stop, kernels, flat_ok)
         flat += still
         eeg[len(kept) : len(kept) + len(rows)] = rows
         kept += [place for place in names if place not in still]
@@ -170,14 +199,14 @@ def _is_epochs(raw) -> bool:
     return hasattr(raw, "drop_log")
 
 
-def _clean_block(raw, names, stop, kernels, flat_ok) -> tuple[list[str], np.ndarray]:
+def _clean_block(raw, names, scale, stop, kernels, flat_ok) -> tuple[list[str], np.ndarray]:
     """Of some channels {name of the table: name in the file} those that are flat, and the others' clean EEG (C, T)."""
     with _mne_errors("read"):
         if _is_epochs(raw):
             data = np.array(raw.get_data(list(names.values())).swapaxes(0, 1)[..., :stop])  # (C, E, samples) V
         else:
             data = raw.get_data(list(names.values()), stop=stop)[:, None]
-    data *= 1e6
+    data *= np.array([scale[name] for name in names.values()])[:, None, None]
     still = _flat(data.reshape(len(data), -1), names)
     if not flat_ok and still:
         raise UserError(f"flat: {', '.join(still)} never changes")
@@ -190,8 +219,11 @@ def _clean_block(raw, names, stop, kernels, flat_ok) -> tuple[list[str], np.ndar
 def _events(raw) -> tuple[tuple[float, float, str], ...]:
     if _is_epochs(raw):
         return ()
-    marks = raw.annotations
-    rows = zip(marks.onset - raw.first_time, marks.duration, marks.description, strict=True)
+    return _rows(raw.annotations, raw.first_time)
+
+
+def _rows(marks, first_time=0.0) -> tuple[tuple[float, float, str], ...]:
+    rows = zip(marks.onset - first_time, marks.duration, marks.description, strict=True)
     return tuple((float(onset), float(duration), str(text)) for onset, duration, text in rows)
 
 
@@ -253,5 +285,5 @@ def _check_amplitude(amplitudes) -> None:
         unit, factor = "nV or raw counts", 10.0 ** np.round(np.log10(factor))
     raise UserError(
         f"median absolute amplitude {median:.3g} uV, EEG has {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g}: it seems to be in "
-        f"{unit} (factor {factor:.0e} suspected); correct the unit in the file"
+        f"{unit} (factor {factor:.0e} suspected); correct the unit in the file, or say it where there is a --unit"
     )

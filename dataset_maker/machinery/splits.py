@@ -3,21 +3,32 @@
 import argparse
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from dataset.leaks import read_roster
 from errors import UserError
 
 TRIES = 1000
 HELD = ("val", "test")
+SHOWN = 30  # subjects in a message
 SHARES = {"val": 0.2, "test": 0.2, "train": 0.6}  # of subjects, where nothing is published
-SUBJECT = "[^/_.]+"  # the first folder below --raw_dir, or a file's name, up to its first _ or .
+UNITS = ("subject", "session", "run")  # what no split tears apart
+BIDS = re.compile(r"(?<![^/_])sub-[^/_.]+")
+SESSION = re.compile(r"(?<![a-z0-9])(ses|session|day|visit|night)([-_ ]*\d+|[-_ ][a-z0-9]+)", re.IGNORECASE)
+PART = re.compile(  # folders inside that of a person
+    r"(ses|session|day|visit|night|run|block|part|rec|recording)s?([-_ ]*\d*|[-_ ]\w+)"
+    r"|v\d+(\.\d+)*|eeg|edf|bdf|raw|data",
+    re.IGNORECASE,
+)
 
 
-def add_subject_argument(parser) -> None:
-    """The flag that tells a file's subject, for `find_subject`."""
-    what = "regular expression of the subject in a file's path below --raw_dir (default: %(default)s)"
-    parser.add_argument("--subject", type=_pattern, default=SUBJECT, help=what)
+def add_subject_arguments(parser) -> None:
+    """The flags that tell a file's subject, for `find_subject`, and what is kept together, for `unit_of`."""
+    what = "regular expression of the subject in a file's path below --raw_dir (default: a sub-XX in the path, else "
+    what += "the folder that holds the file; folders such as session_1, run2 and eeg belong to the one above)"
+    parser.add_argument("--subject", type=_pattern, help=what)
+    what = "what lies in one split as a whole: run and session are for data of a single subject (default: subject)"
+    parser.add_argument("--split_by", choices=UNITS, default="subject", help=what)
 
 
 def _pattern(text) -> re.Pattern:
@@ -27,12 +38,48 @@ def _pattern(text) -> re.Pattern:
         raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
 
 
-def find_subject(path, raw_dir, pattern) -> str:
-    """The first match of a pattern in a file's path below raw_dir. Raises UserError when there is none."""
-    found = pattern.search(path.relative_to(raw_dir).as_posix())
-    if not found:
+def find_subject(path, raw_dir, pattern=None) -> str:
+    """The subject of a file: the first match of a pattern in its path below raw_dir; without pattern its BIDS entity,
+    else the folder that holds it. Raises UserError when the pattern matches nothing."""
+    place = path.relative_to(raw_dir)
+    found = (pattern or BIDS).search(place.as_posix())
+    if found:
+        return found.group()
+    if pattern:
         raise UserError(f"{path}: --subject {pattern.pattern!r} matches nothing in its path")
-    return found.group()
+    folders = (folder for folder in reversed(place.parts[:-1]) if not PART.fullmatch(folder))
+    return next(folders, raw_dir.resolve().name)
+
+
+def unit_of(split_by, subject, path, raw_dir) -> str:
+    """What no split may tear apart: a subject, a subject's session, or a run. Raises UserError without a session."""
+    place = path.relative_to(raw_dir).as_posix()
+    if split_by != "session":
+        return subject if split_by == "subject" else place
+    session = SESSION.search(place)
+    if not session:
+        raise UserError(f"{path}: --split_by session finds none in its path, such as ses-1, session_b or day2")
+    return f"{subject} {session.group().lower()}"
+
+
+def split_files(args, subjects: dict, fractions) -> dict:
+    """Print whom {file: its subject} names, so that a wrong rule shows before hours are spent -> {file: split}.
+
+    args: raw_dir, split_by, seed; fractions: of `split_subjects`, None: the files have their splits.
+    """
+    counts = Counter(subjects.values())
+    shown = ", ".join(f"{subject} ({count})" for subject, count in sorted(counts.items())[:SHOWN])
+    more = f", and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
+    print(f"{len(counts)} subjects (their files): {shown}{more}")
+    if fractions is None:
+        return {}
+    units = {path: unit_of(args.split_by, subject, path, args.raw_dir) for path, subject in subjects.items()}
+    try:
+        splits = split_subjects(units.values(), fractions, args.seed)
+    except UserError as error:
+        cure = "give --subject REGEX if they are more people, --split_by session or run if they are not"
+        raise UserError(f"{error}; {cure}" if args.split_by == "subject" else str(error)) from None
+    return {path: splits[unit] for path, unit in units.items()}
 
 
 def split_subjects(subjects, fractions, seed, labels=None) -> dict[str, str]:
