@@ -262,6 +262,8 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def wrap(model: nn.Module, run: Run, compile: bool = False, sharded: bool = False) -> nn.Module:
     """What is trained: the model compiled if asked, and its gradients averaged over the processes."""
     if compile:
+        # else DDP would cut the graph where it exchanges gradients, which fails once lengths vary
+        torch._dynamo.config.optimize_ddp = False
         model = torch.compile(model)
     if run.world_size == 1 or sharded:  # shards exchange gradients by themselves
         return model

@@ -13,7 +13,7 @@ from conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "checkpoints" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPT = re.compile(r"(?:^|\s)(?:python|torchrun(?: --\S+)*)\s+(-m evaluation|[\w/]+\.py)\s(.*)")
-MADE = re.compile(r"--(?:out_dir|output_dir|raw_dir|figure)[ =](\w[\w/.-]*)")
+MADE = re.compile(r"--(?:out_dir|output_dir|raw_dir|figure)[ =](?!s3:)(\w[\w/.-]*)")
 
 
 def commands(page):
