@@ -61,16 +61,7 @@ def main(args):
     from dataset.windows import RATE
     from dataset_maker.machinery.corpus import SOME_REFUSED
     from dataset_maker.machinery.preprocessing import load_recording
-    from evaluation.inference import (
-        UNTRAINED,
-        answer_table,
-        ask_all,
-        cut,
-        group_questions,
-        load_model,
-        summarize,
-        tokenizer_for,
-    )
+    from evaluation.inference import UNTRAINED, answer_table, ask_all, cut, group_questions, load_model, summarize
     from evaluation.predictions import describe, find_recordings, summary_row, write_answers, write_summary
     from evaluation.reading import stored_filters
     from model.labram import Classifier
@@ -121,8 +112,7 @@ def main(args):
             run.say(f"\n{recording}: {len(clean.channels)} channels, {clean.eeg.shape[1] / RATE:.0f} s")
             for note in clean.notes:
                 run.say(f"  {note}")
-            rows_of = group_questions(clean, questions, wanted, args.answer_by, tokenizer_for(model))
-            for channels, seconds, asked in rows_of:
+            for channels, seconds, asked in group_questions(clean, questions, wanted, args.answer_by, model):
                 windows = cut(clean, seconds, args.stride, channels)
                 ways = [(question.task, way) for question, way, _ in asked]
                 found, features = ask_all(model, ways, windows, args.batch_size, run, partial(bar, unit="batch"))

@@ -139,7 +139,7 @@ def main(args):
     raw_model.to(run.device)
     if args.checkpoint_activations:
         raw_model.decoder.recompute()
-    reads = tokenizer_of(raw_model.decoder)
+    reads = tokenizer_of(raw_model)
     newest = out_dir / NEWEST if resumes(args, out_dir) and not args.eval_only else None
     encoder = raw_model.tokenizer
     args.official_padding = choose_padding(encoder, args.official_padding, QUESTION_TOKENS, run, newest)

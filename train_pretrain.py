@@ -100,7 +100,7 @@ def main(args):
     raw_model.to(run.device)
     if args.checkpoint_activations:
         raw_model.decoder.recompute()
-    text_dir, reads = args.text_dir or Path(args.out_dir) / "text", tokenizer_of(raw_model.decoder)
+    text_dir, reads = args.text_dir or Path(args.out_dir) / "text", tokenizer_of(raw_model)
     text, val_text = (open_text(text_dir, split, args.block_size, reads) for split in ("train", "val"))
     if args.cache_features:
         parts = {"train": train_set, "val": val_set}

@@ -18,7 +18,7 @@ import torch
 
 from dataset.batches import collate_eeg
 from dataset.checks import check_eeg
-from dataset.text import load_tokenizer, open_text, tokenizer_of
+from dataset.text import open_text, tokenizer_of
 from dataset.windows import pretraining_folders, pretraining_windows
 from evaluation.validation import draw_neurolm_window, log_codebook
 from model.vq import VQ_SIZES, VQ_Align, reversal_weight
@@ -72,8 +72,7 @@ def main(args):
     val_set = pretraining_windows(folders, "val", args.block_size)
     trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders)
     lm = load_lm(args, run)
-    reads = tokenizer_of(lm) if lm else load_tokenizer()
-    text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size, reads)
+    text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size, tokenizer_of(lm))
     loader = Loader(
         train_set, args.batch_size, run, collate_eeg, args.gradient_accumulation_steps, args.num_workers,
         overfit_batches=args.overfit_batches, check=check_eeg,

@@ -94,9 +94,11 @@ def _open_vocabulary(name: str, stored: bytes) -> Vocabulary:
     return Vocabulary(name, stored)
 
 
-def tokenizer_of(decoder) -> Tokenizer | Vocabulary:
-    """The tokenizer of a language model (`model.decoder.Decoder`)."""
-    return load_tokenizer() if decoder.vocabulary is None else _open_vocabulary(decoder.name, decoder.vocabulary)
+def tokenizer_of(model) -> Tokenizer | Vocabulary:
+    """The tokenizer of a NeuroLM, or of its language model; GPT-2's where it does not bring its own."""
+    lm = getattr(model, "decoder", model)
+    stored = getattr(lm, "vocabulary", None)
+    return load_tokenizer() if stored is None else _open_vocabulary(lm.name, stored)
 
 
 def file_header(tokenizer) -> tuple[bytes, str]:

@@ -4,7 +4,7 @@ import torch
 
 from dataset.batches import collate_eeg, collate_montage
 from dataset.tasks import first_tokens_differ
-from dataset.text import load_tokenizer, tokenizer_of
+from dataset.text import tokenizer_of
 from evaluation.scoring import Evaluation, collect, evaluate
 from model.labram import class_probabilities
 from training.loading import evaluation_loader
@@ -18,7 +18,7 @@ def answer_tasks(model, windows, split, batch_size, run, num_workers=0, answer_b
     for task, task_windows in windows.items():
         batches = evaluation_loader(task_windows, batch_size, run, collate_eeg, num_workers)
         known = trained is None or is_among(task, trained)
-        way, said = choose_scoring(task, known, answer_by, tokenizer_of(model.decoder))
+        way, said = choose_scoring(task, known, answer_by, model)
         predictions = collect(make_predict(model, task, run, way), batches, len(task_windows))
         about = {"name": task.name, "split": split, "answers": task.answers, "metrics": task.metrics}
         evaluations.append(evaluate(predictions, task_windows.describe(), **about))
@@ -32,15 +32,15 @@ def is_among(task, rows) -> bool:
     return any(row.get("answers") in (task.answers, list(task.answers)) for row in known)
 
 
-def choose_scoring(task, trained: bool, answer_by: str, tokenizer=None) -> tuple[str, str]:
-    """The way to answer a task (`answer_by` of `make_predict`), and a sentence where "score" becomes another one;
-    tokenizer: None: GPT-2's.
+def choose_scoring(task, trained: bool, answer_by: str, model=None) -> tuple[str, str]:
+    """The way to let a model answer a task (`answer_by` of `make_predict`), and a sentence where "score" becomes
+    another one.
 
     The sum of a long answer's log-likelihoods is lower for its length alone. A model trained on the task has learnt to
     take that into account, so that the sum is its posterior; one that was never asked it has not: where the answers
     then differ in their number of tokens, "score" is "score_per_token".
     """
-    lengths = {len(option) for option in task.options(tokenizer or load_tokenizer())}
+    lengths = {len(option) for option in task.options(tokenizer_of(model))}
     if answer_by != "score" or trained or len(lengths) == 1:
         return answer_by, ""
     return "score_per_token", (
@@ -72,11 +72,10 @@ def make_predict(model, task, run, answer_by: str = "score"):
     included; "generate" lets the model write, and parses what it wrote: probability 1 for one answer, 0 for all where
     it wrote none of them.
     """
-    tokenizer = tokenizer_of(model.decoder)
+    tokenizer = tokenizer_of(model)
     options = task.options(tokenizer)
     prompt = torch.tensor(task.prompt(tokenizer), device=run.device)
     longest = max(map(len, options))
-    model.check_length(len(prompt) + longest, after_eeg=True)
     per_token = answer_by == "score_per_token"
 
     def ask(batch):

@@ -195,7 +195,7 @@ class NeuroLMClassifier(_Classifier):
         self.question = question
 
     def collate(self, samples):
-        return QuestionCollate(tokenizer_of(self.model_.decoder))(samples)
+        return QuestionCollate(tokenizer_of(self.model_))(samples)
 
     def _start(self, run) -> NeuroLM:
         model = NeuroLM.load(self.weights)

@@ -272,9 +272,10 @@ class NeuroLM(nn.Module, HubModel):
         tokens, else only the first ones, which must differ -> (B, A) float32. The prefix is computed once, and read by
         all answers side by side.
         """
+        longest = max(map(len, options))
+        self.check_length(sample["tokens"].size(1) + longest, "chans" in sample)
         hidden, memory = self.read(sample, LAST)
         first = self._text_log_probabilities(hidden[:, -1])[:, [option[0] for option in options]]  # (B, A)
-        longest = max(map(len, options))
         if not whole or longest == 1:
             return first
         padded = torch.tensor([option + [0] * (longest - len(option)) for option in options], device=first.device)
@@ -289,6 +290,7 @@ class NeuroLM(nn.Module, HubModel):
     def generate(self, sample: dict, new_tokens: int, end_token: int | None = None):
         """Greedy continuation (B, new_tokens) of EEG and text; after `end_token` a row repeats it. A row of -1: the
         model's probabilities were not finite."""
+        self.check_length(sample["tokens"].size(1) + new_tokens, "chans" in sample)
         hidden, memory = self.read(sample, LAST)
         hidden, written = hidden[:, -1], []
         ended, broken = torch.zeros(2, len(hidden), dtype=torch.bool, device=hidden.device)

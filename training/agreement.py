@@ -27,8 +27,8 @@ _KINDS = {
     "start": "gpt2_path",
     # how and where it runs, and what it writes
     "free": """out_dir output_dir log_dir num_workers cache_features device compile fsdp checkpoint_activations resume
-        allow_changed eval eval_only save_ckpt_freq keep save_every_minutes save_every_steps log_interval wandb_log wandb_project
-        wandb_runname wandb_api_key timeout_minutes verify allow_leak""",
+        allow_changed eval eval_only save_ckpt_freq keep save_every_minutes save_every_steps log_interval wandb_log
+        wandb_project wandb_runname wandb_api_key timeout_minutes verify allow_leak""",
 }
 KINDS = {kind: tuple(names.split()) for kind, names in _KINDS.items()}
 CHANGEABLE = (*INPUTS, *KINDS["fixed"])

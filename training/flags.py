@@ -70,8 +70,8 @@ def add_language_model_flags(flag, starts: tuple[str, ...], options: str):
     flag("--band_power", action=switch, default=False, help="also give the language model each token's log band power, "
          "standardized; the paper does not. " + options)  # fmt: skip
     flag("--dropout", type=share, default=0.0, help="of the language model")
-    flag("--checkpoint_activations", action=switch, default=False, help="compute the language model's activations again "
-         "in the backward pass: less memory, a third more time")  # fmt: skip
+    flag("--checkpoint_activations", action=switch, default=False, help="compute the language model's activations "
+         "again in the backward pass: less memory, a third more time")  # fmt: skip
     return flag
 
 
