@@ -3,18 +3,20 @@
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from text_dataset_maker import prepare
+
 WORDS = "Question: Which rhythm is this? Answer: slow fast Yes No Is this EEG segment abnormal? Options: (A) (B) spikes"
 SHAPE = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
-SHAPE |= {"max_position_embeddings": 256}
+SHAPE |= {"max_position_embeddings": 512}
 FEW_HEADS = {"num_key_value_heads": 2, "head_dim": 8}
-GPT2 = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 256, "activation_function": "gelu"}
+GPT2 = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 512, "activation_function": "gelu"}
 KINDS = {  # name of the configuration's class, and its values
     "Qwen3": SHAPE | FEW_HEADS | {"tie_word_embeddings": True},
     "Llama": SHAPE | FEW_HEADS,
     "GPTNeoX": SHAPE,
     "GPT2": GPT2,
     "Gemma": SHAPE | FEW_HEADS,
-    "Gemma3Text": SHAPE | FEW_HEADS | {"sliding_window": 200},
+    "Gemma3Text": SHAPE | FEW_HEADS | {"sliding_window": 400},
 }
 
 
@@ -39,16 +41,23 @@ def word_pieces():
     return made, {"eos_token": "[END]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
 
 
-def unigrams(more: int = 0):
-    """As Llama's and Gemma's: of pieces with their space; more: tokens that nobody uses."""
+def unigrams():
+    """As Llama's and Gemma's: of pieces with their space, and without a token for padding."""
     made = Tokenizer(models.Unigram())
     made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     special = ["<unk>", "<s>", "</s>"]
     made.train_from_iterator(
         [WORDS] * 9, trainers.UnigramTrainer(special_tokens=special, unk_token="<unk>", show_progress=False)
     )
-    made.add_tokens([f"<extra_{i}>" for i in range(more)])
     return made, {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
+
+
+def many_words():
+    """More than 65,536 of them, and words that it does not know."""
+    known = ["[UNK]", "[END]", *(f"w{i}" for i in range(70_000)), *WORDS.split()]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(known))}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return made, {"eos_token": "[END]", "unk_token": "[UNK]"}
 
 
 def make_model(kind: str, vocab_size: int = 300, **changes):
@@ -73,3 +82,11 @@ def save_lm(folder, kind: str = "Qwen3", tokenizer=byte_level, spare: int = 11, 
     make_model(kind, made.get_vocab_size() + spare, **changes).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=made, **special).save_pretrained(folder)
     return folder
+
+
+def prepare_text(folder, lm, out):
+    """The token files of a language model."""
+    book = "\n\n".join(f"Paragraph {i} is slow or fast, is this abnormal? Yes, No. " * 20 for i in range(60))
+    (folder / "book.md").write_text(book)
+    words = ["--source", "files", "--files", folder / "book.md", "--out_dir", out, "--lm", lm, "--num_proc", 1]
+    prepare.main(prepare.get_args([*map(str, words)]))
