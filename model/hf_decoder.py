@@ -122,7 +122,7 @@ class HFDecoder(nn.Module):
         return self.words[: self.answer_ids]
 
     def recompute(self) -> None:
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.activation_checkpointing_enable({"use_reentrant": False})
 
     def forward(self, x, time, mask=None, causal=False, past=None, wanted=None):
         if isinstance(mask, list):

@@ -178,7 +178,7 @@ def test_recomputed_activations_give_the_same_gradients(corpus):
 def test_what_does_not_belong_together_is_refused(corpus, tmp_path):
     with pytest.raises(UserError, match=r"gpt2/train.bin holds tokens of GPT-2 .* again with --lm .*tiny"):
         steps("pretrain", corpus, tmp_path, "--text_dir", corpus / "gpt2")
-    with pytest.raises(UserError, match=r"text/train.bin holds tokens of .*tiny .* reads those of GPT-2 .*without --lm"):
+    with pytest.raises(UserError, match=r"text/train.bin holds tokens of .*tiny .* those of GPT-2 .*without --lm"):
         open_text(corpus / "text", "train", 32)
     with pytest.raises(UserError, match=r"has the language model .*tiny, --lm is not given"):
         stages.train("instruction", corpus, tmp_path)
