@@ -12,7 +12,7 @@ from torch import nn
 from errors import UserError, described
 from model.packing import clock_mask, split
 
-MOST_LAYERS = 512  # of a model that a checkpoint describes
+MOST_LAYERS, MOST_POSITIONS = 512, 1 << 24  # of a model that a checkpoint describes
 NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")  # what comes after the last block
 WINDOWS = ("max_position_embeddings", "sliding_window", "attention_chunk_size")
 
@@ -61,6 +61,7 @@ class HFDecoder(nn.Module):
             )
             if found["missing_keys"]:  # transformers would go on with random ones
                 raise ValueError(f"{len(found['missing_keys'])} of its weights are missing")
+            revision = getattr(config, "_commit_hash", None) or revision
             about = {"name": name, "revision": revision, "config": json.loads(config.to_json_string(use_diff=False))}
             decoder = cls(lm.eval(), about | {"tokenizer": tokenizer}, vocabulary)
             decoder.check(lm)
@@ -78,8 +79,8 @@ class HFDecoder(nn.Module):
 
         try:
             config = AutoConfig.for_model(**args["config"])
-            if config.num_hidden_layers > MOST_LAYERS:
-                raise ValueError(f"{config.num_hidden_layers} layers, {MOST_LAYERS} at most")
+            if config.num_hidden_layers > MOST_LAYERS or config.max_position_embeddings > MOST_POSITIONS:
+                raise ValueError(f"{config.num_hidden_layers} layers, {config.max_position_embeddings} positions")
             lm = AutoModelForCausalLM.from_config(with_dropout(config, dropout), dtype=torch.float32)
             return cls(lm, args, bytes(max(n_stored, 1)))
         except UserError:

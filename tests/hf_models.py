@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from text_dataset_maker import prepare
 
-WORDS = "Question: Which rhythm is this? Answer: slow fast Yes No Is this EEG segment abnormal? Options: (A) (B) (C) spikes"
+WORDS = "Question: Which rhythm is this? Answer: slow fast Yes No Is this EEG segment abnormal? Options: (A) (B) (C) of"
 SHAPE = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
 SHAPE |= {"max_position_embeddings": 512}
 FEW_HEADS = {"num_key_value_heads": 2, "head_dim": 8}
