@@ -114,13 +114,8 @@ def test_merged_adapters_give_the_same_logits(corpus, tmp_path):
         about = read_checkpoint(folder / "ckpt.pt", whole=False)
         model = NeuroLM.load(base or folder / "ckpt.pt")
         if base is None:  # back to where that run began
-            path = folder / "ckpt.pt"
-            state = {name: value for name, value in read_checkpoint(path)["model"].items() if "lm.model." not in name}
-            start = NeuroLM.load(path)
-            start.decoder.model.load_state_dict(load_lm(corpus / "tiny").model.state_dict())
-            start.load_state_dict(state, strict=False)
-            start.decoder.about["sha256"] = about[ADAPTS]["sha256"]
-            model = start
+            model.decoder.model.load_state_dict(load_lm(corpus / "tiny").model.state_dict())
+            model.decoder.about["sha256"] = about[ADAPTS]["sha256"]
         adapts = tune(model, "lora", 4, RUN, base)
         for name, value in model.named_parameters():
             if "lora_B" in name:
@@ -161,6 +156,9 @@ def test_two_processes_train_the_same(corpus, tmp_path, more):
         for n in (1, 2)
     )
     assert_close(two, one, rtol=1e-3, atol=2e-4)
+    logs = (stages.read_metrics(tmp_path / n / "checkpoints" / stages.FOLDERS[stage]) for n in "12")
+    for a, b in zip(*logs, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-3, nan_ok=True)
 
 
 def test_recomputed_activations_give_the_same_gradients(corpus):
@@ -187,3 +185,15 @@ def test_what_does_not_belong_together_is_refused(corpus, tmp_path):
     other = save_lm(tmp_path / "tiny", "Llama", num_hidden_layers=1)
     with pytest.raises(UserError, match=r"lm is \w{12}, was \w{12}"):
         steps("vq", corpus, corpus / "reference", "--lm", other)
+
+
+ODD = ({"model_type": "x"}, {"num_hidden_layers": 10**9}, {"max_position_embeddings": 10**13}, {"vocab_size": 10**7})
+
+
+@pytest.mark.parametrize("change", ODD)
+def test_a_checkpoint_that_describes_another_model_is_refused(corpus, change):
+    state = read_checkpoint(stages.reference(corpus, "pretrain") / "ckpt.pt")
+    state["model_args"]["config"] |= change
+    with pytest.raises(UserError, match="here") as caught:
+        NeuroLM.from_checkpoint(state, "here")
+    assert "\n" not in str(caught.value)
