@@ -96,7 +96,7 @@ def main(args):
         choose_padding(model.tokenizer, args.official_padding, QUESTION_TOKENS, run)
     elif args.official_padding is not None:
         raise UserError("--official_padding: LaBraM pads nothing, the flag is for --NeuroLM_path")
-    band, notch, unsure = stored_filters(read_checkpoint(path), path)
+    band, notch, unsure = stored_filters(read_checkpoint(path, whole=False), path)
     said = [question.said for question in questions] + [unsure if args.notch is None else ""]
     said += [f"{name}: {UNTRAINED}" for name in new]
     for sentence in filter(None, said):
@@ -118,7 +118,7 @@ def main(args):
             run.say(f"\n{recording}: {len(clean.channels)} channels, {clean.eeg.shape[1] / RATE:.0f} s")
             for note in clean.notes:
                 run.say(f"  {note}")
-            for channels, seconds, asked in group_questions(clean, questions, wanted, args.answer_by):
+            for channels, seconds, asked in group_questions(clean, questions, wanted, args.answer_by, model):
                 windows = cut(clean, seconds, args.stride, channels)
                 ways = [(question.task, way) for question, way, _ in asked]
                 found, features = ask_all(model, ways, windows, args.batch_size, run, partial(bar, unit="batch"))

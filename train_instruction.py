@@ -23,7 +23,7 @@ from dataset.checks import check_eeg
 from dataset.labels import explain_labels, follow_tasks
 from dataset.protocol import read_protocol
 from dataset.tasks import find_tasks
-from dataset.text import load_tokenizer, open_text
+from dataset.text import open_text, tokenizer_of
 from dataset.windows import describe_tasks, open_tasks
 from errors import UserError
 from evaluation.answers import answer_tasks
@@ -56,7 +56,17 @@ from training.padding import QUESTION_TOKENS, choose_padding
 from training.provenance import describe_inputs
 from training.sampling import MIXINGS, Mixture, mixing_shares
 from training.screening import screen
-from training.starting import BEST, NEWEST, new_neurolm, resumes, stage_folder, start_script, start_training
+from training.starting import (
+    BEST,
+    NEWEST,
+    check_lm,
+    model_name,
+    new_neurolm,
+    resumes,
+    stage_folder,
+    start_script,
+    start_training,
+)
 from training.tuning import tune
 
 # of --learning_rate auto: the paper's three, and docs/results.md
@@ -104,7 +114,7 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    out_dir = stage_folder(args, f"instruction-{args.size}")
+    out_dir = stage_folder(args, f"instruction-{model_name(args)}")
     run = start_script(args, out_dir / NEWEST)
 
     if (args.standardize or args.band_power) and (args.eval_only or args.init_from == "NeuroLM"):
@@ -126,15 +136,19 @@ def main(args):
     if args.eval_only:
         raw_model = NeuroLM.from_checkpoint(checkpoint, str(path), size=args.size)
     elif args.init_from == "NeuroLM":
-        default = Path("checkpoints", f"NeuroLM-{args.size}", NEWEST)
+        default = Path("checkpoints", f"NeuroLM-{model_name(args)}", NEWEST)
         path = find_checkpoint(args.NeuroLM_path, args.out_dir, "--NeuroLM_path", default)
         raw_model = NeuroLM.load(path, args.dropout, args.size)
     else:
         default = Path("checkpoints", "VQ", NEWEST)
         path = find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", default)
         tokenizer = VQ_Align.load(path).VQ
-        raw_model = new_neurolm(args, tokenizer, run, out_dir)
+        raw_model = new_neurolm(args, tokenizer, run, out_dir, path)
+    check_lm(raw_model, args, path)
     raw_model.to(run.device)
+    if args.checkpoint_activations:
+        raw_model.decoder.recompute()
+    reads = tokenizer_of(raw_model)
     newest = out_dir / NEWEST if resumes(args, out_dir) and not args.eval_only else None
     encoder = raw_model.tokenizer
     args.official_padding = choose_padding(encoder, args.official_padding, QUESTION_TOKENS, run, newest)
@@ -144,7 +158,7 @@ def main(args):
     trained_on, found = screen(args, run, read, tasks.values(), path, protocol)
 
     answering = (args.eeg_batch_size, run, args.num_workers, args.answer_by)
-    named = [f"NeuroLM-{args.size}"]  # what runs of other seeds share
+    named = [f"NeuroLM-{model_name(args)}"]  # what runs of other seeds share
     if not args.eval_only and args.init_from != "NeuroLM":
         named.append("without pre-training")
     if raw_model.power_embed is not None:
@@ -169,13 +183,13 @@ def main(args):
     shares = mixing_shares([len(positions) for positions in by_task], args.mixing, args.mixing_temperature)
     run.say("mixed: " + ", ".join(f"{task.name} {share:.1%}" for task, share in zip(tasks, shares, strict=True)))
     loader = Loader(
-        train_set, args.eeg_batch_size, run, QuestionCollate(load_tokenizer()), args.gradient_accumulation_steps,
-        args.num_workers, mixture=Mixture(by_task, shares, train_set.length_ranks(load_tokenizer()), args.length_pool),
+        train_set, args.eeg_batch_size, run, QuestionCollate(reads), args.gradient_accumulation_steps,
+        args.num_workers, mixture=Mixture(by_task, shares, train_set.length_ranks(reads), args.length_pool),
         overfit_batches=args.overfit_batches, check=None if args.cache_features else check_eeg,
     )  # fmt: skip
     text = None
     if args.text_batch_size:
-        text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
+        text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size, reads)
     steps = min(args.epochs * loader.steps_per_epoch, args.max_steps or float("inf"))
     run.say(f"{len(train_set)} training windows; {steps} steps of {loader.steps_per_epoch} an epoch")
 
@@ -192,7 +206,7 @@ def main(args):
         | describe_inputs(run, tasks.values(), text, tasks, {
             "tokenizer": raw_model.tokenizer.state_dict(),
             "weights": weights,
-        }) | {"tasks": describe_tasks(sets["train"])},
+        }, raw_model.decoder) | {"tasks": describe_tasks(sets["train"])},
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop

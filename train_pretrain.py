@@ -21,10 +21,10 @@ from torch.utils.data import ConcatDataset
 from dataset.batches import collate_prediction
 from dataset.checks import check_eeg
 from dataset.protocol import held_out
-from dataset.text import open_text
+from dataset.text import open_text, tokenizer_of
 from dataset.windows import pretraining_folders, pretraining_windows
 from model.gpt import GPTConfig
-from model.neurolm import LM_SIZES, TEXT_ROWS, NeuroLM
+from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ, VQ_Align
 from training.checkpoints import find_checkpoint
 from training.feature_cache import cache_features, read_codes
@@ -35,6 +35,7 @@ from training.flags import (
     add_neurolm_training_flags,
     add_pretraining_data_flags,
     add_run_flags,
+    add_tuning_flags,
     follow_size,
     make_parser,
     switch,
@@ -43,7 +44,16 @@ from training.loading import Loader, evaluation_loader, to_device
 from training.padding import choose_padding
 from training.provenance import describe_inputs
 from training.screening import screen
-from training.starting import NEWEST, new_neurolm, resumes, stage_folder, start_script, start_training
+from training.starting import (
+    NEWEST,
+    model_name,
+    new_neurolm,
+    resumes,
+    stage_folder,
+    start_script,
+    start_training,
+)
+from training.tuning import tune
 
 VALIDATION_TEXTS = 64  # windows of text in a validation
 
@@ -57,6 +67,7 @@ def get_args(argv=None):
     flag = parser.add_argument_group("model").add_argument
     flag("--tokenizer_path", "--tokenizer_weight", help="of stage 1, as given or in out_dir; default: the one there")
     add_language_model_flags(flag, ("gpt2", "scratch"), "Stage 3 takes it over")
+    add_tuning_flags(flag)
     flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to --block_size tokens, "
          "as officially; default: as in stage 1")  # fmt: skip
     add_neurolm_training_flags(
@@ -73,7 +84,7 @@ def get_args(argv=None):
 
 def main(args):
     # ---------------------------------------------------------------------------------------------------------- run
-    out_dir = stage_folder(args, f"NeuroLM-{args.size}")
+    out_dir = stage_folder(args, f"NeuroLM-{model_name(args)}")
     run = start_script(args, out_dir / NEWEST)
 
     # --------------------------------------------------------------------------------------------------------- data
@@ -82,9 +93,6 @@ def main(args):
     train_set = pretraining_windows(folders, "train", args.block_size, held, args.hours)
     val_set = pretraining_windows(folders, "val", args.block_size, held)
     recordings = train_set.index[:, 0]
-    text, val_text = (
-        open_text(args.text_dir or Path(args.out_dir) / "text", split, args.block_size) for split in ("train", "val")
-    )
 
     # -------------------------------------------------------------------------------------------------------- model
     path = find_checkpoint(args.tokenizer_path, args.out_dir, "--tokenizer_path", Path("checkpoints", "VQ", NEWEST))
@@ -93,8 +101,12 @@ def main(args):
     tokenizer.to(run.device).eval().requires_grad_(False)
     newest = out_dir / NEWEST if resumes(args, out_dir) else None
     args.official_padding = choose_padding(tokenizer.encoder, args.official_padding, args.block_size, run, newest)
-    raw_model = new_neurolm(args, tokenizer, run, out_dir)  # which shares the encoder: one pass for input and codes
+    raw_model = new_neurolm(args, tokenizer, run, out_dir, path)  # shares the encoder: one pass for input and codes
     raw_model.to(run.device)
+    if args.checkpoint_activations:
+        raw_model.decoder.recompute()
+    text_dir, reads = args.text_dir or Path(args.out_dir) / "text", tokenizer_of(raw_model)
+    text, val_text = (open_text(text_dir, split, args.block_size, reads) for split in ("train", "val"))
     if args.cache_features:
         parts = {"train": train_set, "val": val_set}
         sets = {split: {folder: windows.within(folder) for folder in folders} for split, windows in parts.items()}
@@ -117,11 +129,12 @@ def main(args):
         raw_model.measure_features(loader.to_measure())
 
     # -------------------------------------------------------------------------------------------- optimizer, resume
+    adapts = tune(raw_model, args.tune, args.lora_rank, run)
     trainer = start_training(
         raw_model, run, args, out_dir, loader, fsdp=args.fsdp,
         steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
-        extra=raw_model.config_args() | {"trained_on": trained_on, **found}
-        | describe_inputs(run, folders, text, modules={"tokenizer": tokenizer.state_dict()}),
+        extra=raw_model.config_args() | {"trained_on": trained_on, **found, **adapts}
+        | describe_inputs(run, folders, text, modules={"tokenizer": tokenizer.state_dict()}, lm=raw_model.decoder),
     )  # fmt: skip
 
     # --------------------------------------------------------------------------------------------------------- loop
@@ -170,7 +183,7 @@ def main(args):
 def read_batch(batch: dict, tokenizer: VQ, model: NeuroLM) -> dict:
     """The batch with what the model reads and what it has to predict."""
     batch = read_codes(batch, tokenizer, model)
-    return batch | {"target": batch["codes"].flatten()[batch["target_position"]] + TEXT_ROWS}
+    return batch | {"target": batch["codes"].flatten()[batch["target_position"]] + model.decoder.text_rows}
 
 
 if __name__ == "__main__":

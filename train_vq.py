@@ -19,11 +19,12 @@ import torch
 from dataset.batches import collate_eeg
 from dataset.checks import check_eeg
 from dataset.protocol import held_out
-from dataset.text import open_text
+from dataset.text import open_text, tokenizer_of
 from dataset.windows import pretraining_folders, pretraining_windows
 from evaluation.validation import draw_neurolm_window, log_codebook
 from model.vq import VQ_SIZES, VQ_Align, reversal_weight
 from training.flags import (
+    add_lm_flags,
     add_log_flags,
     add_neurolm_training_flags,
     add_pretraining_data_flags,
@@ -37,7 +38,7 @@ from training.loading import Loader, evaluation_loader
 from training.padding import choose_padding
 from training.provenance import describe_inputs
 from training.screening import screen
-from training.starting import NEWEST, load_gpt2, resumes, stage_folder, start_script, start_training
+from training.starting import NEWEST, load_gpt2, load_lm, resumes, stage_folder, start_script, start_training
 
 
 def get_args(argv=None):
@@ -47,6 +48,7 @@ def get_args(argv=None):
     flag("--out_dir", "--output_dir", default="./", help="where checkpoints/ and text/ are")
     flag = parser.add_argument_group("model").add_argument
     flag("--size", choices=VQ_SIZES, default="B", help="B, L and XL share one tokenizer")
+    add_lm_flags(flag)
     flag("--init_from", choices=["gpt2", "scratch"], default="gpt2", help="where the text embedding comes from")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: gpt2")
     flag("--official_padding", action=switch, help="GroupNorm over windows filled with zeros to --block_size tokens, "
@@ -73,7 +75,8 @@ def main(args):
     train_set = pretraining_windows(folders, "train", args.block_size, held, args.hours)
     val_set = pretraining_windows(folders, "val", args.block_size, held)
     trained_on, found = screen(args, run, {"train": [train_set], "val": [val_set]}, folders)
-    text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size)
+    lm = load_lm(args, run)
+    text = open_text(args.text_dir or Path(args.out_dir) / "text", "train", args.block_size, tokenizer_of(lm))
     loader = Loader(
         train_set, args.batch_size, run, collate_eeg, args.gradient_accumulation_steps, args.num_workers,
         overfit_batches=args.overfit_batches, check=check_eeg,
@@ -86,7 +89,7 @@ def main(args):
     )
 
     # -------------------------------------------------------------------------------------------------------- model
-    raw_model = VQ_Align.from_size(args.size)
+    raw_model = VQ_Align.from_size(args.size, lm and lm.embed(torch.arange(lm.text_rows)).detach())
     quantizer = raw_model.VQ.quantize
     quantizer.revive_after, quantizer.hold = args.revive_dead_codes, True  # all micro-batches are one step
     newest = out_dir / NEWEST if resumes(args, out_dir) else None
@@ -100,7 +103,8 @@ def main(args):
     trainer = start_training(
         raw_model, run, args, out_dir, loader,
         steps=steps, warmup_steps=args.warmup_epochs * loader.steps_per_epoch,
-        extra=raw_model.config_args() | {"trained_on": trained_on, **found} | describe_inputs(run, folders, text),
+        extra=raw_model.config_args() | {"trained_on": trained_on, "aligned_with": args.lm, **found}
+        | describe_inputs(run, folders, text, lm=lm),
     )  # fmt: skip
     trainer.prepare(raw_model.VQ.place_codes)
 

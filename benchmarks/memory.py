@@ -2,6 +2,7 @@
 
 python benchmarks/memory.py                     compare formula and measurement on a CPU, in bf16 autocast
 python benchmarks/memory.py --windows 8         the table for 8 EEG windows of 1024 tokens a GPU, beside 1 of text
+python benchmarks/memory.py --windows 8 --lm    the same for language models of transformers
 
 P trained parameters · M those in matrix products · V rows of lm_head · D width · T tokens of a micro-batch
 """
@@ -24,6 +25,9 @@ from model.neurolm import LM_SIZES, NeuroLM
 from utils import decay_groups, make_optimizer
 
 CHANNELS = 16
+# layers, width, width of the gated MLP, parameters with two tables, rows of a table: Qwen2.5, Qwen3
+LMS = {"0.5 B": (24, 896, 4864, 0.63e9, 151936), "1.5 B": (28, 1536, 8960, 1.78e9, 151936)}
+LMS |= {"8 B": (36, 4096, 12288, 8.19e9, 151936)}
 GIB = 2**30
 
 
@@ -79,6 +83,21 @@ def estimate(model, windows: int, tokens: int, texts: int, text_tokens: int, sha
     return states + copies + activations + logits
 
 
+def estimate_lm(shape, windows: int, lora: bool, again: bool, shards: int = 1) -> float:
+    """Bytes on one GPU at most in stage 2 of a language model of transformers, with windows of 1024 tokens and one of
+    text; lora: of rank 8; again: --checkpoint_activations."""
+    n_layer, width, inner, parameters, rows = shape
+    added = (rows + 8192) * width  # the head, which is put together for each micro-batch
+    trained = 8192 * width + 8 * n_layer * (11 * width + 3 * inner) if lora else parameters + 8192 * width
+    states = 16 * trained / shards + 2 * parameters  # frozen ones in bf16, or copies of trained ones
+    if shards > 1 and not lora:
+        states += 8 * parameters / n_layer + 8 * 2 * added
+    read = (windows + 1) * 1024
+    block = (40 * width + 12 * inner) * read
+    activations = 4 * n_layer * width * read + block if again else n_layer * block
+    return states + activations + 2 * windows * 1024**2 + 6 * rows * LOGIT_ROWS + 18 * added
+
+
 def measure(model, windows: int, tokens: int, texts: int, text_tokens: int) -> int:
     """The most bytes alive in the second training step."""
     eeg, text = make_batch(model, windows, tokens, texts, text_tokens)
@@ -117,11 +136,19 @@ def build(n_layer: int, n_head: int, n_embd: int, encoder: NTConfig, n_codes: in
 def get_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", type=int, help="EEG windows of a micro-batch; default: compare with measurements")
+    parser.add_argument("--lm", action="store_true", help="language models of transformers in place of GPT-2")
     parser.add_argument("--shards", type=int, default=8, help="processes of FSDP")
     return parser.parse_args(argv)
 
 
 def main(args):
+    if args.windows and args.lm:
+        for size, shape in LMS.items():
+            for lora, again, shards in ((1, 0, 1), (1, 1, 1), (0, 1, 1), (0, 1, args.shards)):
+                gib = estimate_lm(shape, args.windows, lora, again, shards) / GIB
+                how = f"{'lora' if lora else 'full'}{', --checkpoint_activations' * again}, {shards} shard(s)"
+                print(f"{size}  {args.windows} windows, {how}: {gib:.1f} GiB")
+        return
     if args.windows:
         for size, row in LM_SIZES.items():
             if row.gpt2:

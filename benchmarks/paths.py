@@ -21,9 +21,10 @@ from dataset.recordings import Recording
 from dataset.tasks import TASKS
 from dataset.text import load_tokenizer
 from dataset.windows import RATE, Windows
+from model.gpt import TEXT_ROWS
 from model.labram import CLASSIFIERS, Classifier, class_loss
 from model.labram_masked import MASKED_MODELS, MaskedModel, masked_prediction
-from model.neurolm import TEXT_ROWS, NeuroLM
+from model.neurolm import NeuroLM
 from model.quantizer import Quantizer
 from model.vq import VQ_SIZES, VQ_Align
 from model.vqnsp import TOKENIZERS, VQNSP

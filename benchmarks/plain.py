@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from dataset.batches import to_tokens
 from dataset.channels import PAD_ROW, channel_rows
+from model.gpt import ANSWER_IDS, TEXT_ROWS
 from model.labram_masked import random_mask
-from model.neurolm import ANSWER_IDS, TEXT_ROWS
 from model.vq import ReverseGradient, reconstruction_targets
 from training.loading import to_device
 

@@ -1,6 +1,6 @@
 """Downstream tasks as rows of data: a question about an EEG window, its answers, and how they become tokens.
 
-After SEP_TOKEN a row reads `Question: <question> Answer: <answer> <end>` or, lettered,
+After the separator a row reads `Question: <question> Answer: <answer> <end>` or, lettered,
 `Question: <question> Options: (A) <answer>. (B) <answer>. Answer: (<letter>) <end>` (NeuroLM, multi-task instruction
 tuning). A label is a position in `answers`.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from dataset.descriptions import check_name, read_yaml
 from dataset.labels import match_labels
 from dataset.recordings import describe_dataset, find_datasets, places
-from dataset.text import END_TOKEN, SEP_TOKEN, load_tokenizer
+from dataset.text import load_tokenizer
 from errors import UserError
 
 BINARY_METRICS = ("balanced_accuracy", "auc_pr", "auroc", "accuracy")
@@ -47,10 +47,6 @@ class Task:
         """Metrics to report, in the order of the papers' tables."""
         return self.metrics or (BINARY_METRICS if self.n_classes == 2 else MULTICLASS_METRICS)
 
-    @property
-    def first_tokens_differ(self) -> bool:
-        """True where the first answer token tells the answers apart, so scoring needs no other."""
-        return len({option[0] for option in self.options(load_tokenizer())}) == self.n_classes
 
     def prompt(self, tokenizer) -> list[int]:
         """Tokens that the model is given before it answers; a lettered one ends with the bracket."""
@@ -58,15 +54,19 @@ class Task:
         if self.lettered:
             options = zip(string.ascii_uppercase, self.answers, strict=False)
             text += "Options: " + "".join(f"({letter}) {answer}. " for letter, answer in options)
-        return [SEP_TOKEN, *tokenizer.encode(text + ("Answer: (" if self.lettered else "Answer:"))]
+        return [tokenizer.separator, *tokenizer.encode(text + ("Answer: (" if self.lettered else "Answer:"))]
 
     def options(self, tokenizer) -> list[list[int]]:
-        """For each label the tokens that follow the prompt, up to and including END_TOKEN."""
+        """For each label the tokens that follow the prompt, up to and including the end token. Raises UserError where
+        the tokenizer takes two answers for one."""
         if self.lettered:
             texts = [f"{letter}) " for letter in string.ascii_uppercase[: self.n_classes]]
         else:
             texts = [f" {answer} " for answer in self.answers]
-        return [[*tokenizer.encode(text), END_TOKEN] for text in texts]
+        options = [[*tokenizer.encode(text), tokenizer.end] for text in texts]
+        if len(set(map(tuple, options))) < len(options):
+            raise UserError(f"task {self.name}: {tokenizer.name} reads two of its answers as the same: {self.answers}")
+        return options
 
     def encode(self, tokenizer, label: int) -> tuple[list[int], list[int]]:
         """Tokens of question and answer, and the supervised positions: those whose next token counts in the loss."""
@@ -122,6 +122,11 @@ TASKS = {
         Task("ADHD", "Is this EEG segment of a child with ADHD?", ("No", "Yes")),
     )
 }  # fmt: skip
+
+
+def first_tokens_differ(options: list[list[int]]) -> bool:
+    """True where the first token tells the answers of `Task.options` apart, so that scoring needs no other."""
+    return len({option[0] for option in options}) == len(options)
 
 
 REQUIRED = ("name", "question", "answers", "dataset")

@@ -1,7 +1,8 @@
 """English text: GPT-2's byte-pair vocabulary, and memory-mapped token files cut into windows.
 
 L text tokens of a window · R rows of a batch. A text folder holds `train.bin` and `val.bin`: little-endian uint16 GPT-2
-tokens, END_TOKEN after each document, as `text_dataset_maker/prepare.py` writes them.
+tokens, END_TOKEN after each document, as `text_dataset_maker/prepare.py` writes them. Those of other tokenizers begin
+with a line that says whose they are, and are uint32 where the vocabulary needs it.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import numpy as np
 import tiktoken
 from tiktoken_ext import openai_public
 
+from dataset.vocabulary import Vocabulary
 from errors import UserError, check_file
 
 VOCAB = 50257  # GPT-2's tokens: ids 0 .. 50256
@@ -24,10 +26,14 @@ AGAIN = "run text_dataset_maker/prepare.py again"
 SEP_TOKEN = 50257  # opens a question; the first row after GPT-2's vocabulary
 ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"  # the sum that tiktoken pins
 BLOCK = 1 << 24  # tokens of a file that are looked at together
+MAGIC = b"\xff\xffTOKENS "  # begins a file that says whose tokens it holds: GPT-2 has no token 65535
+GPT2_FILE = {"tokenizer": "GPT-2", "sha256": None, "dtype": "<u2"}  # what a file without that line is
 
 
 class Tokenizer:
     """GPT-2's byte-pair encoding; special tokens are never made from text, so no input can forge them."""
+
+    name, sha256, vocab, end, separator = "GPT-2", None, VOCAB, END_TOKEN, SEP_TOKEN
 
     def __init__(self, ranks):
         special = {"<|endoftext|>": END_TOKEN, "[SEP]": SEP_TOKEN}
@@ -83,9 +89,46 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
     return {bytes(byte_of[char] for char in token): index for token, index in encoder.items()}
 
 
-def _check_ids(tokens: np.ndarray, path: Path) -> None:
-    """Raise UserError for an id that GPT-2 does not have. All are looked at, once: `.<name>.checked` beside the file
-    remembers its size and times, where the folder can be written."""
+@functools.cache
+def _open_vocabulary(name: str, stored: bytes) -> Vocabulary:
+    return Vocabulary(name, stored)
+
+
+def tokenizer_of(model) -> Tokenizer | Vocabulary:
+    """The tokenizer of a NeuroLM, or of its language model; GPT-2's where it does not bring its own."""
+    lm = getattr(model, "decoder", model)
+    stored = getattr(lm, "vocabulary", None)
+    return load_tokenizer() if stored is None else _open_vocabulary(lm.name, stored)
+
+
+def file_header(tokenizer) -> tuple[bytes, str]:
+    """How a file of a tokenizer's ids begins, and the type of its numbers."""
+    if tokenizer.sha256 is None:
+        return b"", GPT2_FILE["dtype"]
+    dtype = "<u2" if tokenizer.vocab <= 1 << 16 else "<u4"
+    about = {"tokenizer": tokenizer.name, "sha256": tokenizer.sha256, "dtype": dtype}
+    line = MAGIC + json.dumps(about).encode()
+    return line + b" " * (-(len(line) + 1) % 4) + b"\n", dtype
+
+
+def read_header(path: Path) -> tuple[dict, int]:
+    """What a token file says of itself, as GPT2_FILE, and at which byte its tokens begin. Raises UserError."""
+    with open(path, "rb") as file:
+        line = file.readline(1 << 14)
+    if not line.startswith(MAGIC):
+        return GPT2_FILE, 0
+    try:
+        about = json.loads(line.removeprefix(MAGIC))
+        if about.keys() != GPT2_FILE.keys() or about["dtype"] not in ("<u2", "<u4") or line[-1:] != b"\n":
+            raise ValueError
+    except (ValueError, AttributeError):
+        raise UserError(f"{path}: its first line does not say whose tokens these are: {AGAIN}") from None
+    return about, len(line)
+
+
+def _check_ids(tokens: np.ndarray, path: Path, tokenizer) -> None:
+    """Raise UserError for an id that the tokenizer does not have. All are looked at, once: `.<name>.checked` beside the
+    file remembers its size and times, where the folder can be written."""
     stat, note = path.stat(), path.with_name(f".{path.name}.checked")
     about = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
     with contextlib.suppress(OSError, ValueError):
@@ -93,11 +136,11 @@ def _check_ids(tokens: np.ndarray, path: Path) -> None:
             return
     for start in range(0, len(tokens), BLOCK):
         block = tokens[start : start + BLOCK]
-        if block.max() >= VOCAB:
-            place = int(np.argmax(block >= VOCAB))
+        if block.max() >= tokenizer.vocab:
+            place = int(np.argmax(block >= tokenizer.vocab))
             raise UserError(
-                f"{path} holds token {block[place]} at position {start + place}, beyond GPT-2's 0 .. {VOCAB - 1}: "
-                f"{AGAIN}"
+                f"{path} holds token {block[place]} at position {start + place}, beyond {tokenizer.name}'s "
+                f"0 .. {tokenizer.vocab - 1}: {AGAIN}"
             )
     part = note.with_name(f"{note.name}.{os.getpid()}")
     with contextlib.suppress(OSError):  # a folder for reading only: it is looked at again next time
@@ -108,11 +151,12 @@ def _check_ids(tokens: np.ndarray, path: Path) -> None:
 class TextTokens:
     """A token file, memory-mapped; `len` is its number of tokens.
 
-    Raises UserError where the file is missing, of an odd size, too short for a window, or holds ids beyond GPT-2's.
+    Raises UserError where the file is missing, of an odd size, too short for a window, of another tokenizer, or holds
+    ids beyond its vocabulary.
     """
 
-    def __init__(self, path, block_size: int, checked: bool = False):
-        """checked: this process's parent has looked at every id already."""
+    def __init__(self, path, block_size: int, tokenizer=Tokenizer, checked: bool = False):
+        """tokenizer: whose ids are expected, default: GPT-2's; checked: this process's parent has looked at all."""
         self.path, self.block_size = Path(path), block_size
         check_file(path)
         if not self.path.is_file():
@@ -120,23 +164,33 @@ class TextTokens:
                 f"text file {self.path} is missing: run `python text_dataset_maker/prepare.py --source stdlib "
                 f"--out_dir {self.path.parent}` (no download; --source openwebtext for the papers' text)"
             )
-        size = self.path.stat().st_size
-        if size % 2:
-            raise UserError(f"{self.path} has {size} bytes, no whole number of uint16 tokens: it was cut off; {AGAIN}")
-        if size // 2 < block_size + 1:
+        about, first = read_header(self.path)
+        if not checked and about["sha256"] != tokenizer.sha256:
+            cure = f"{AGAIN}{f' with --lm {tokenizer.name}' if tokenizer.sha256 else ' without --lm'}"
             raise UserError(
-                f"{self.path} has {size // 2} tokens, one window needs {block_size + 1}: prepare more text "
+                f"{self.path} holds tokens of {about['tokenizer']} (sha256 {str(about['sha256'])[:12]}), the language "
+                f"model reads those of {tokenizer.name} (sha256 {str(tokenizer.sha256)[:12]}): {cure}"
+            )
+        size, width = self.path.stat().st_size, np.dtype(about["dtype"]).itemsize
+        if (size - first) % width:
+            raise UserError(
+                f"{self.path} has {size} bytes, no whole number of uint{8 * width} tokens: it was cut off; {AGAIN}"
+            )
+        count = (size - first) // width
+        if count < block_size + 1:
+            raise UserError(
+                f"{self.path} has {count} tokens, one window needs {block_size + 1}: prepare more text "
                 "or lower --block_size"
             )
-        self.tokens = np.memmap(self.path, dtype="<u2", mode="r")
+        self.tokens = np.memmap(self.path, dtype=about["dtype"], mode="r", offset=first)
         if not checked:
-            _check_ids(self.tokens, self.path)
+            _check_ids(self.tokens, self.path, tokenizer)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __reduce__(self):
-        return TextTokens, (self.path, self.block_size, True)  # a copy for another process maps the file again
+        return TextTokens, (self.path, self.block_size, Tokenizer, True)  # a copy elsewhere maps the file again
 
     @property
     def n_windows(self) -> int:
@@ -169,6 +223,6 @@ class TextTokens:
         return cut[:, :-1], cut[:, 1:]
 
 
-def open_text(text_dir, split: str, block_size: int) -> TextTokens:
+def open_text(text_dir, split: str, block_size: int, tokenizer=Tokenizer) -> TextTokens:
     """The tokens of `split` ("train" or "val") in a text folder; raises UserError as TextTokens does."""
-    return TextTokens(Path(text_dir) / f"{split}.bin", block_size)
+    return TextTokens(Path(text_dir) / f"{split}.bin", block_size, tokenizer)

@@ -3,7 +3,8 @@
 import torch
 
 from dataset.batches import collate_eeg, collate_montage
-from dataset.text import END_TOKEN, load_tokenizer
+from dataset.tasks import first_tokens_differ
+from dataset.text import tokenizer_of
 from evaluation.scoring import Evaluation, collect, evaluate
 from model.labram import class_probabilities
 from training.loading import evaluation_loader
@@ -16,7 +17,8 @@ def answer_tasks(model, windows, split, batch_size, run, num_workers=0, answer_b
     evaluations = []
     for task, task_windows in windows.items():
         batches = evaluation_loader(task_windows, batch_size, run, collate_eeg, num_workers)
-        way, said = choose_scoring(task, trained is None or is_among(task, trained), answer_by)
+        known = trained is None or is_among(task, trained)
+        way, said = choose_scoring(task, known, answer_by, model)
         predictions = collect(make_predict(model, task, run, way), batches, len(task_windows))
         about = {"name": task.name, "split": split, "answers": task.answers, "metrics": task.metrics}
         evaluations.append(evaluate(predictions, task_windows.describe(), **about))
@@ -30,14 +32,15 @@ def is_among(task, rows) -> bool:
     return any(row.get("answers") in (task.answers, list(task.answers)) for row in known)
 
 
-def choose_scoring(task, trained: bool, answer_by: str) -> tuple[str, str]:
-    """The way to answer a task (`answer_by` of `make_predict`), and a sentence where "score" becomes another one.
+def choose_scoring(task, trained: bool, answer_by: str, model=None) -> tuple[str, str]:
+    """The way to let a model answer a task (`answer_by` of `make_predict`), and a sentence where "score" becomes
+    another one.
 
     The sum of a long answer's log-likelihoods is lower for its length alone. A model trained on the task has learnt to
     take that into account, so that the sum is its posterior; one that was never asked it has not: where the answers
     then differ in their number of tokens, "score" is "score_per_token".
     """
-    lengths = {len(option) for option in task.options(load_tokenizer())}
+    lengths = {len(option) for option in task.options(tokenizer_of(model))}
     if answer_by != "score" or trained or len(lengths) == 1:
         return answer_by, ""
     return "score_per_token", (
@@ -69,9 +72,10 @@ def make_predict(model, task, run, answer_by: str = "score"):
     included; "generate" lets the model write, and parses what it wrote: probability 1 for one answer, 0 for all where
     it wrote none of them.
     """
-    tokenizer = load_tokenizer()
+    tokenizer = tokenizer_of(model)
     options = task.options(tokenizer)
     prompt = torch.tensor(task.prompt(tokenizer), device=run.device)
+    longest = max(map(len, options))
     per_token = answer_by == "score_per_token"
 
     def ask(batch):
@@ -79,7 +83,7 @@ def make_predict(model, task, run, answer_by: str = "score"):
 
     def score(batch):
         with run.autocast():
-            likelihoods = model.score_answers(ask(batch), options, whole=per_token or not task.first_tokens_differ)
+            likelihoods = model.score_answers(ask(batch), options, whole=per_token or not first_tokens_differ(options))
         likelihoods = likelihoods.double()
         if per_token:
             likelihoods = likelihoods / likelihoods.new_tensor([len(option) for option in options])
@@ -87,13 +91,15 @@ def make_predict(model, task, run, answer_by: str = "score"):
 
     def generate(batch):
         with run.autocast():
-            written = model.generate(ask(batch), max(map(len, options)), END_TOKEN)
+            written = model.generate(ask(batch), longest, tokenizer.end)
         probabilities = torch.zeros(len(written), len(options))
         for row, ids in enumerate(written.tolist()):
             if min(ids) < 0:
                 probabilities[row] = torch.nan
                 continue
-            label = task.parse(tokenizer.decode(ids))
+            ids = ids[: ids.index(tokenizer.end) + 1] if tokenizer.end in ids else ids
+            same = ids in options  # its words may be spelt otherwise when the tokenizer reads them back
+            label = options.index(ids) if same else task.parse(tokenizer.decode(ids))
             if label is not None:
                 probabilities[row, label] = 1
         return batch["index"], batch["label"], probabilities

@@ -20,7 +20,7 @@ from dataset.batches import QuestionCollate, collate_montage
 from dataset.channels import channel_rows
 from dataset.checks import check_eeg
 from dataset.tasks import Task
-from dataset.text import load_tokenizer
+from dataset.text import tokenizer_of
 from dataset.windows import MICROVOLTS, RATE
 from dataset_maker.machinery.preprocessing import CleanEEG
 from errors import UserError
@@ -185,7 +185,6 @@ class NeuroLMClassifier(_Classifier):
     `question` with the name of a class."""
 
     reads, betas, grad_clip = NeuroLMAdapter, (0.9, 0.95), 1.0
-    collate = staticmethod(lambda samples: QuestionCollate(load_tokenizer())(samples))
     groups = staticmethod(partial(decay_groups, weight_decay=0.1))
 
     def __init__(self, weights, ch_names, sfreq, unit="uV", question="Which class does this EEG segment belong to?",
@@ -194,6 +193,9 @@ class NeuroLMClassifier(_Classifier):
         shared = (strategy, lora_rank, epochs, batch_size, lr, seed, device, dtype)
         super().__init__(weights, ch_names, sfreq, unit, *shared)
         self.question = question
+
+    def collate(self, samples):
+        return QuestionCollate(tokenizer_of(self.model_))(samples)
 
     def _start(self, run) -> NeuroLM:
         model = NeuroLM.load(self.weights)

@@ -94,13 +94,13 @@ def _in_order(task: Task, answers: tuple[str, ...], source, must: bool) -> tuple
     return replace(task, answers=answers), f"task {task.name}: its answers are in the order of {source}"
 
 
-def group_questions(clean: CleanEEG, questions: list[Question], wanted, answer_by: str) -> list[tuple]:
+def group_questions(clean: CleanEEG, questions: list[Question], wanted, answer_by: str, model=None) -> list[tuple]:
     """Questions about the same windows together -> rows of (channels, seconds, [(question, way to answer it, sentences
-    on both)]); wanted: channels of all, None: those that each question was learnt on."""
+    on both)]); wanted: channels of all, None: those that each question was learnt on; model: who is asked."""
     rows = {}
     for question in questions:
         channels, missing = choose_channels(clean, None if wanted else question.channels)
-        way, scored = choose_scoring(question.task, question.trained, answer_by)
+        way, scored = choose_scoring(question.task, question.trained, answer_by, model)
         asked = rows.setdefault((tuple(channels), question.seconds), [])
         asked.append((question, way, [*filter(None, (missing, scored))]))
     return [(channels, seconds, asked) for (channels, seconds), asked in rows.items()]
@@ -267,7 +267,7 @@ class TrainedModel:
 
     def _tabulate(self, clean: CleanEEG, question: Question, stride, answer_by) -> pd.DataFrame:
         task, windows = question.task, self._cut(clean, question, stride)
-        way, scored = choose_scoring(task, question.trained, answer_by)
+        way, scored = choose_scoring(task, question.trained, answer_by, self.model)
         _warn(filter(None, (question.said, scored, "" if question.trained else f"{task.question} {UNTRAINED}")))
         probabilities, _ = ask(self.model, task, windows, self.batch_size, self.run, way)
         table = answer_table(task, probabilities, np.array(windows.starts) / RATE, windows.seconds)

@@ -179,7 +179,7 @@ def extract(model, windows: Cut, batch_size: int, run, level="tokenizer", layer=
     if labram and level == "hidden":
         raise UserError("a LaBraM has no language model, so no hidden states: its backbone is level='tokenizer'")
     if level == "hidden":
-        blocks, norm, read = model.GPT2.transformer.h, model.GPT2.transformer.ln_f, model.read
+        blocks, norm, read = model.decoder.blocks, model.decoder.norm, model.read
     else:
         encoder = model if labram else model.tokenizer
         blocks, norm, read = encoder.blocks, encoder.fc_norm, model.pool if labram else model.encode
@@ -194,7 +194,8 @@ def extract(model, windows: Cut, batch_size: int, run, level="tokenizer", layer=
         with run.autocast():
             read(batch["x"], batch["chans"]) if labram else read(batch)
             tokens = made.pop()
-            tokens = tokens[:, 1:] if labram else norm(tokens[0])  # without the class token
+            tokens = tokens if isinstance(tokens, torch.Tensor) else tokens[0]  # beside its keys and values
+            tokens = tokens[:, 1:] if labram else norm(tokens)  # without the class token
             tokens = rearrange(tokens, order, c=len(windows.channels))
             pooled = tokens if pool is None else tokens.mean(2) if pool == "channels" else tokens.mean((1, 2))
             pooled = norm(pooled) if labram else pooled  # as LaBraM's head has it

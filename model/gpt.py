@@ -4,17 +4,20 @@ B batch · N query tokens · M key tokens (cached ones included) · D width · H
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.utils.checkpoint import checkpoint
 
 from errors import UserError
 from model.packing import split
 
+TEXT_ROWS = 50304  # of wte and lm_head; EEG code i is class 50304 + i
+ANSWER_IDS = 50257  # answers use the ids below: GPT-2's own vocabulary
 TILE = 256  # queries that attend together on a CPU; 128 and 512 gain less
 
 
@@ -125,14 +128,17 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """GPT-2 whose position embedding and attention mask come from the caller.
+    """GPT-2 whose position embedding and attention mask come from the caller; a `model.decoder.Decoder`.
 
     `lm_head` is not tied to `wte`, since NeuroLM gives it 8192 more rows, one for each EEG code.
     """
 
+    name = vocabulary = None  # GPT-2's own
+    packs, text_rows, answer_ids = True, TEXT_ROWS, ANSWER_IDS
+
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config = config
+        self.config, self.width, self.context, self.recomputes = config, config.n_embd, config.block_size, False
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(config.vocab_size, config.n_embd),
@@ -150,6 +156,37 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
+    @property
+    def blocks(self):
+        return self.transformer.h
+
+    @property
+    def norm(self):
+        return self.transformer.ln_f
+
+    @property
+    def top(self):
+        return *self.norm.parameters(), self.lm_head.weight
+
+    @property
+    def takes_blocks(self):
+        return not (self.training and self.config.dropout)
+
+    def embed(self, tokens):
+        return self.transformer.wte(tokens)
+
+    def head(self):
+        return self.lm_head.weight
+
+    def text_head(self):
+        return self.lm_head.weight[:ANSWER_IDS]
+
+    def config_args(self) -> dict:
+        return asdict(self.config)
+
+    def recompute(self) -> None:
+        self.recomputes = True
+
     def forward(self, x, time, mask=None, causal=False, past=None, wanted=None):
         """x (B, N, D) token embeddings, or packed ones (T, D); time (B, N) or (T,) positions; mask as in SelfAttention;
         past: a list with the keys and values of every block; wanted: index of the tokens whose hidden states are asked
@@ -160,9 +197,14 @@ class GPT(nn.Module):
         cache = []
         for i, block in enumerate(self.transformer.h):
             last = i == len(self.transformer.h) - 1
-            x, keys_values = block(x, mask, causal, None if past is None else past[i], wanted if last else None)
+            given = (x, mask, causal, None if past is None else past[i], wanted if last else None)
+            again = self.recomputes and self.training
+            x, keys_values = checkpoint(block, *given, use_reentrant=False) if again else block(*given)
             cache.append(keys_values)
         return self.transformer.ln_f(x), cache
+
+    def add_codes(self, n_codes: int) -> None:
+        self.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
 
     @torch.no_grad()
     def enlarge(self, wte_rows: int, lm_head_rows: int) -> None:

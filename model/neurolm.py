@@ -1,10 +1,11 @@
-"""NeuroLM: GPT-2 that reads EEG tokens and text on one clock (NeuroLM, sections 2.3 and 2.4).
+"""NeuroLM: a language model that reads EEG tokens and text on one clock (NeuroLM, sections 2.3 and 2.4).
 
 B batch · N EEG tokens (padded) · L text tokens (padded) · T real tokens of a batch · D width
-V rows of `lm_head`: 50304 of text, then the codes
+V rows of the head: those of text, then the codes
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -12,7 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from errors import UserError
-from model.gpt import GPT, GPTConfig
+from model.decoder import Decoder
+from model.gpt import GPT, TEXT_ROWS, GPTConfig
+from model.hf_decoder import HFDecoder
 from model.hub import HubModel
 from model.inputs import BANDS, FeatureScale, log_band_power
 from model.linear_loss import linear_cross_entropy
@@ -20,8 +23,7 @@ from model.neural_transformer import NeuralTransformer, NTConfig, init_linear
 from model.packing import clock_mask, is_plain_text, known_lengths, pack
 from model.weights import build, count_layers, parts, plain_names, read_checkpoint, rows, settings
 
-TEXT_ROWS = 50304  # of wte and lm_head; EEG code i is class 50304 + i
-ANSWER_IDS = 50257  # answers use the ids below: GPT-2's own vocabulary
+MOST_SECONDS = 64  # of EEG before a text: the encoder's
 LAST = (slice(None), slice(-1, None))  # index of the last token of each row, (B, 1)
 
 
@@ -62,24 +64,32 @@ def check_size(size: str, given: GPTConfig, what: str) -> None:
 class NeuroLM(nn.Module, HubModel):
     """A frozen EEG encoder (`tokenizer`), a language model, and between them an embedding of the channel."""
 
-    def __init__(self, lm: GPTConfig, encoder: NTConfig, n_codes: int = 8192, standardize: bool = False,
+    def __init__(self, lm: GPTConfig | Decoder, encoder: NTConfig, n_codes: int = 8192, standardize: bool = False,
                  band_power: bool = False):  # fmt: skip
-        """The paper has neither option: standardize puts a FeatureScale between encoder and language model; band_power
-        does, and also gives the language model the log band power of each token, whose amplitude GroupNorm removes."""
+        """lm: the shape of a GPT-2, or another language model. The paper has neither option: standardize puts a
+        FeatureScale between encoder and language model; band_power does, and also gives the language model the log band
+        power of each token, whose amplitude GroupNorm removes."""
         super().__init__()
         self.n_codes = n_codes
-        self.GPT2 = GPT(lm)
-        self.GPT2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
+        decoder = GPT(lm) if isinstance(lm, GPTConfig) else lm
+        decoder.add_codes(n_codes)
+        self.decoder_name = "GPT2" if isinstance(lm, GPTConfig) else "lm"  # official, and ours
+        self.add_module(self.decoder_name, decoder)
         self.tokenizer = NeuralTransformer(encoder).requires_grad_(False).eval()
         self.input_width = encoder.n_embd + len(BANDS) * band_power
         self.feature_scale = FeatureScale(self.input_width) if standardize or band_power else nn.Identity()
-        self.power_embed = nn.Linear(len(BANDS), lm.n_embd) if band_power else None
-        if encoder.n_embd != lm.n_embd:
-            self.encode_transform_layer = nn.Sequential(nn.Linear(encoder.n_embd, lm.n_embd), nn.GELU())
+        self.power_embed = nn.Linear(len(BANDS), decoder.width) if band_power else None
+        if encoder.n_embd != decoder.width:
+            self.encode_transform_layer = nn.Sequential(nn.Linear(encoder.n_embd, decoder.width), nn.GELU())
             self.encode_transform_layer.apply(init_linear)
         else:
             self.encode_transform_layer = nn.Identity()
-        self.pos_embed = nn.Embedding(256, lm.n_embd)
+        self.pos_embed = nn.Embedding(256, decoder.width)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+        return getattr(self, self.decoder_name)
 
     @classmethod
     def from_size(cls, size: str, encoder: NTConfig, n_codes: int, gpt2: GPT | None = None, dropout: float = 0.0,
@@ -93,7 +103,7 @@ class NeuroLM(nn.Module, HubModel):
             check_size(size, gpt2.config, "the GPT-2 given")
         model = cls(config, encoder, n_codes, standardize, band_power)
         if gpt2 is not None:
-            gpt2.enlarge(TEXT_ROWS, TEXT_ROWS + n_codes)
+            gpt2.add_codes(n_codes)
             gpt2.config.vocab_size = config.vocab_size
             model.GPT2 = gpt2
         return model
@@ -107,10 +117,7 @@ class NeuroLM(nn.Module, HubModel):
         """
         cure = "give one written by train_pretrain.py or train_instruction.py, or a released NeuroLM-*.pt"
         state, args = parts(checkpoint, ("model", "model_args"), source, cure)
-        state = plain_names(state)
-        lm = settings(GPTConfig, args, f"{source}, model_args")
-        if size is not None:
-            check_size(size, lm, source)
+        state, about = plain_names(state), args
         if "encoder_args" in checkpoint:
             (args,) = parts(checkpoint, ["encoder_args"], source, cure)
             encoder = settings(NTConfig, args, f"{source}, encoder_args")
@@ -118,9 +125,16 @@ class NeuroLM(nn.Module, HubModel):
             n_layer = count_layers(state, "tokenizer.blocks.")
             sizes = {"n_layer": n_layer, "n_embd": rows(state, "tokenizer.fc_norm.weight")}
             encoder = settings(NTConfig, sizes, f"{source}, its encoder")
-        n_codes = max(rows(state, "GPT2.lm_head.weight") - TEXT_ROWS, 0)
-        lm = replace(lm, dropout=dropout, vocab_size=GPTConfig.vocab_size)
         options = {"standardize": "feature_scale.mean" in state, "band_power": "power_embed.weight" in state}
+        if "config" in about:  # of transformers
+            n_codes, n_stored = rows(state, "lm.codes"), rows(state, "lm.stored")
+            make = partial(HFDecoder.from_args, about, n_stored, source, dropout)
+            return build(lambda: cls(make(), encoder, n_codes, **options), state, source)
+        n_codes = max(rows(state, "GPT2.lm_head.weight") - TEXT_ROWS, 0)
+        lm = settings(GPTConfig, about, f"{source}, model_args")
+        if size is not None:
+            check_size(size, lm, source)
+        lm = replace(lm, dropout=dropout, vocab_size=GPTConfig.vocab_size)
         return build(lambda: cls(lm, encoder, n_codes, **options), state, source)
 
     @classmethod
@@ -130,7 +144,7 @@ class NeuroLM(nn.Module, HubModel):
 
     def config_args(self) -> dict[str, dict]:
         """What `from_checkpoint` needs beside the weights: the official key and `encoder_args`."""
-        return {"model_args": asdict(self.GPT2.config), "encoder_args": asdict(self.tokenizer.config)}
+        return {"model_args": self.decoder.config_args(), "encoder_args": asdict(self.tokenizer.config)}
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -138,10 +152,10 @@ class NeuroLM(nn.Module, HubModel):
         return self
 
     def freeze_backbone(self) -> None:
-        """Leave only the last norm and `lm_head` to train: a linear probe."""
+        """Leave only the last norm and the head to train: a linear probe."""
         self.requires_grad_(False)
-        for part in (self.GPT2.transformer.ln_f, self.GPT2.lm_head):
-            part.requires_grad_(True)
+        for parameter in self.decoder.top:
+            parameter.requires_grad_(True)
 
     @torch.no_grad()
     def encode(self, eeg: dict, features=None):
@@ -178,10 +192,21 @@ class NeuroLM(nn.Module, HubModel):
             start = (time if valid is None else time.masked_fill(~valid, -1)).amax(1, keepdim=True) + 1  # seconds
         if "tokens" in sample:
             tokens, valid = sample["tokens"], sample.get("tokens_valid")
-            parts.append(self.GPT2.transformer.wte(tokens))
+            self.check_length(tokens.size(1), "chans" in sample)
+            parts.append(self.decoder.embed(tokens))
             clocks.append((start + torch.arange(tokens.size(1), device=tokens.device)).expand_as(tokens))
             valids.append(torch.ones_like(tokens, dtype=torch.bool) if valid is None else valid)
         return torch.cat(parts, 1), torch.cat(clocks, 1), torch.cat(valids, 1)
+
+    def check_length(self, tokens: int, after_eeg: bool) -> None:
+        """Raise UserError for a text of so many tokens, if its times can be beyond what the language model knows."""
+        seconds = MOST_SECONDS * after_eeg
+        if seconds + tokens > self.decoder.context:
+            after = f" after EEG of up to {seconds} s" * after_eeg
+            raise UserError(
+                f"{tokens} tokens of text{after} are too long for the language model, which reads "
+                f"{self.decoder.context}: take a smaller --block_size, shorter questions, or another one"
+            )
 
     def read(self, sample: dict, wanted=None):
         """Run the language model over EEG, text, or EEG followed by text.
@@ -195,7 +220,7 @@ class NeuroLM(nn.Module, HubModel):
         x, time, valid = self._lay_out(sample)
         plain = is_plain_text(sample)
         mask = None if plain else clock_mask(time, time, valid)
-        hidden, cache = self.GPT2(x, time, mask, causal=plain, wanted=wanted)
+        hidden, cache = self.decoder(x, time, mask, causal=plain, wanted=wanted)
         return hidden, Memory(cache, time, valid)
 
     def read_on(self, tokens, memory: "Memory", branches: int = 1, wanted=None):
@@ -211,7 +236,7 @@ class NeuroLM(nn.Module, HubModel):
         if branches > 1:
             branch = torch.arange(branches, device=tokens.device).repeat_interleave(length)
             mask[..., memory.time.size(1) :] &= branch[:, None] == branch
-        hidden, cache = self.GPT2(self.GPT2.transformer.wte(tokens), time, mask, past=memory.cache, wanted=wanted)
+        hidden, cache = self.decoder(self.decoder.embed(tokens), time, mask, past=memory.cache, wanted=wanted)
         return hidden, Memory(cache, all_time, all_valid)
 
     def forward(self, **samples: dict):
@@ -226,17 +251,18 @@ class NeuroLM(nn.Module, HubModel):
         x, clocks, groups, wanted = zip(*map(self._pack, samples.values()), strict=True)
         starts = accumulate(map(len, clocks), initial=0)
         wanted = [places + start for places, start in zip(wanted, starts, strict=False)]
-        hidden, _ = self.GPT2(torch.cat(x), torch.cat(clocks), sum(groups, []), wanted=torch.cat(wanted))
-        parts = zip(samples.items(), hidden.split([len(places) for places in wanted]), strict=True)
-        return {name: self._predict(sample, read) for (name, sample), read in parts}
+        hidden, _ = self.decoder(torch.cat(x), torch.cat(clocks), sum(groups, []), wanted=torch.cat(wanted))
+        head, parts = self.decoder.head(), hidden.split([len(places) for places in wanted])
+        parts = zip(samples.items(), parts, strict=True)
+        return {name: self._predict(sample, read, head) for (name, sample), read in parts}
 
     def _pack(self, sample: dict):
-        dropout = self.GPT2.config.dropout if self.training else 0.0
-        about = (known_lengths(sample), sample.get("source"), is_plain_text(sample), dropout)
+        lengths = known_lengths(sample) if self.decoder.packs else None
+        about = (lengths, sample.get("source"), is_plain_text(sample), not self.decoder.takes_blocks)
         return pack(*self._lay_out(sample), *about)
 
-    def _predict(self, sample: dict, hidden):
-        loss, correct = linear_cross_entropy(hidden, self.GPT2.lm_head.weight, sample["target"].flatten())
+    def _predict(self, sample: dict, hidden, head):
+        loss, correct = linear_cross_entropy(hidden, head, sample["target"].flatten())
         if "answer" in sample:
             correct = correct[sample["answer"]]
         return {"loss": loss, "correct": correct.sum()}
@@ -249,9 +275,10 @@ class NeuroLM(nn.Module, HubModel):
         tokens, else only the first ones, which must differ -> (B, A) float32. The prefix is computed once, and read by
         all answers side by side.
         """
+        longest = max(map(len, options))
+        self.check_length(sample["tokens"].size(1) + longest, "chans" in sample)
         hidden, memory = self.read(sample, LAST)
         first = self._text_log_probabilities(hidden[:, -1])[:, [option[0] for option in options]]  # (B, A)
-        longest = max(map(len, options))
         if not whole or longest == 1:
             return first
         padded = torch.tensor([option + [0] * (longest - len(option)) for option in options], device=first.device)
@@ -266,6 +293,7 @@ class NeuroLM(nn.Module, HubModel):
     def generate(self, sample: dict, new_tokens: int, end_token: int | None = None):
         """Greedy continuation (B, new_tokens) of EEG and text; after `end_token` a row repeats it. A row of -1: the
         model's probabilities were not finite."""
+        self.check_length(sample["tokens"].size(1) + new_tokens, "chans" in sample)
         hidden, memory = self.read(sample, LAST)
         hidden, written = hidden[:, -1], []
         ended, broken = torch.zeros(2, len(hidden), dtype=torch.bool, device=hidden.device)
@@ -285,8 +313,7 @@ class NeuroLM(nn.Module, HubModel):
         return F.pad(answer, (0, new_tokens - answer.size(1)), value=end_token or 0)
 
     def _text_log_probabilities(self, hidden):
-        weight = self.GPT2.lm_head.weight[:ANSWER_IDS]
-        return F.log_softmax(F.linear(hidden, weight).float(), dim=-1)
+        return F.log_softmax(F.linear(hidden, self.decoder.text_head()).float(), dim=-1)
 
 
 @dataclass

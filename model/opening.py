@@ -8,7 +8,8 @@ from model.neurolm import NeuroLM
 from model.vq import VQ_Align
 from model.vqnsp import VQNSP
 
-KINDS = {"VQ.": VQ_Align, "GPT2.": NeuroLM, "student.": MaskedModel, "quantize.": VQNSP, "head.": Classifier}
+KINDS = {"VQ.": VQ_Align, "GPT2.": NeuroLM, "lm.": NeuroLM}
+KINDS |= {"student.": MaskedModel, "quantize.": VQNSP, "head.": Classifier}
 
 
 def open_model(found: dict, source: str, kinds=()) -> HubModel:

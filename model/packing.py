@@ -38,10 +38,10 @@ def split(packed, groups: list[Group]) -> list:
     return [part.unflatten(0, group[:2]) for part, group in zip(parts, groups, strict=True)]
 
 
-def pack(x, time, valid, spans, source, causal: bool, dropout: float = 0.0):
+def pack(x, time, valid, spans, source, causal: bool, dense: bool = False):
     """Embeddings x (B, M, D), time and valid (B, M) of rows without their padding; spans: as in `packed_order`, None:
     leave them as they are; source: places in the flattened rows, None: all; causal: the clock's rule is the causal
-    mask; dropout: of the attention -> x (T, D), time (T,), groups, and which of the T stand at these places."""
+    mask; dense: masks are never in blocks -> x (T, D), time (T,), groups, and which of the T stand at these places."""
     groups = [Group(*time.shape)]
     x, time, valid = (value.flatten(0, 1) for value in (x, time, valid))
     which = torch.arange(len(time), device=x.device)
@@ -53,7 +53,7 @@ def pack(x, time, valid, spans, source, causal: bool, dropout: float = 0.0):
     if causal:
         return x, time, [group._replace(causal=True) for group in groups], which
     clocks = (split(value, groups) for value in (time, valid))
-    make = clock_blocks if in_blocks(x, dropout) else clock_mask
+    make = clock_blocks if in_blocks(x, dense) else clock_mask
     masks = [make(seconds, seconds, real) for seconds, real in zip(*clocks, strict=True)]
     return x, time, [group._replace(mask=mask) for group, mask in zip(groups, masks, strict=True)], which
 

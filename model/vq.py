@@ -87,20 +87,30 @@ class VQ(nn.Module):
 class VQ_Align(nn.Module, HubModel):
     """VQ, and a domain classifier behind a gradient reversal that makes EEG features look like text embeddings."""
 
-    def __init__(self, encoder: NTConfig, decoder: NTConfig, n_codes: int = 8192, text_rows: int = 50257):
+    def __init__(self, encoder: NTConfig, decoder: NTConfig, n_codes: int = 8192, text_rows: int = 50257,
+                 text_width: int | None = None):  # fmt: skip
+        """text_rows, text_width: of the language model's token embedding; None: as wide as the encoder."""
         super().__init__()
         self.VQ = VQ(encoder, decoder, n_codes)
         self.domain_classifier = nn.Sequential(nn.Linear(encoder.n_embd, 256), nn.GELU(), nn.Linear(256, 2))
         self.domain_classifier.apply(init_linear)
-        self.wte = nn.Embedding(text_rows, encoder.n_embd)  # GPT-2's token embedding, frozen
+        text_width = text_width or encoder.n_embd
+        self.wte = nn.Embedding(text_rows, text_width)  # GPT-2's token embedding, or that of --lm, frozen
         nn.init.normal_(self.wte.weight, std=0.14)  # the spread of GPT-2's rows
         self.wte.weight.requires_grad_(False)
+        self.text_transform_layer = nn.Identity()
+        if text_width != encoder.n_embd:
+            self.text_transform_layer = nn.Linear(text_width, encoder.n_embd).apply(init_linear)
 
     @classmethod
-    def from_size(cls, size: str) -> "VQ_Align":
+    def from_size(cls, size: str, table=None) -> "VQ_Align":
+        """table: the token embedding (V, D) of the language model to align with; None: there will be GPT-2's."""
         row = VQ_SIZES[size]
         decoder = replace(row.encoder, n_layer=row.decoder_layers, in_chans=row.code_dim)
-        return cls(row.encoder, decoder, row.n_codes, row.text_rows)
+        model = cls(row.encoder, decoder, row.n_codes, *([row.text_rows] if table is None else table.shape))
+        if table is not None:
+            model.set_text_embedding(table)
+        return model
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict, source: str) -> "VQ_Align":
@@ -113,7 +123,9 @@ class VQ_Align(nn.Module, HubModel):
             settings(NTConfig, values, f"{source}, {name}") for values, name in zip(args, names, strict=True)
         )
         sizes = rows(state, "VQ.quantize.cluster_size"), rows(state, "wte.weight")
-        return build(lambda: cls(encoder, decoder, *sizes), state, source)
+        projection = state.get("text_transform_layer.weight")
+        width = projection.shape[-1] if isinstance(projection, torch.Tensor) and projection.dim() else None
+        return build(lambda: cls(encoder, decoder, *sizes, width), state, source)
 
     @classmethod
     def load(cls, path) -> "VQ_Align":
@@ -160,7 +172,7 @@ class VQ_Align(nn.Module, HubModel):
             "domain_eeg": self._domain_loss(reversed_features, 0),
         }
         losses = {name: (loss if valid is None else loss * valid).sum() for name, loss in token_losses.items()}
-        losses["domain_text"] = self._domain_loss(self.wte(text), 1).sum()
+        losses["domain_text"] = self._domain_loss(self.text_transform_layer(self.wte(text)), 1).sum()
         return losses | {"indices": indices}
 
     def _domain_loss(self, features, domain: int):

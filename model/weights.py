@@ -55,25 +55,43 @@ def _merged(checkpoint: dict, source: str) -> dict:
     trained, about = parts(checkpoint, ("model", ADAPTS), source, "its adapters belong to no weights")
     _check_stored(trained, source)
     try:
-        path, names, layers = Path(about["path"]), list(about["names"]), [n for n in trained if n.endswith(LORA_A)]
-        places = [path, Path(source).with_name(path.name)]
-        found = [place for place in places if place.is_file()]
-        if not found:
-            tried = " and ".join(map(str, places))
-            raise UserError(f"{source} holds adapters alone; the weights that they adapt are not there, tried {tried}")
-        state = base_state(found[0], names)
-        if hash_state(state) != about["sha256"]:
-            raise UserError(f"{source} adapts other weights than {found[0]} holds now: put back those of the training")
+        layers = [name for name in trained if name.endswith(LORA_A)]
+        state = _lm_state(checkpoint, source) if "path" not in about else _adapted_state(about, source)
         state |= {name: value for name, value in trained.items() if not name.endswith((LORA_A, LORA_B))}
         for name in layers:
             weight, a, b = name.replace(LORA_A, ".weight"), trained[name], trained[name.replace(LORA_A, LORA_B)]
             if (len(b), a.shape[1]) != state[weight].shape:
                 raise ValueError(f"{name} is of another size")
-            state[weight] = state[weight] + b @ a
+            state[weight] = state[weight].float() + b @ a
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, OSError) as error:
         raise UserError(f"{source}: its adapters are damaged, or of another model ({error!r})") from None
     training = (ADAPTS, "optimizer", "scaler", "model_ema")
     return {name: value for name, value in checkpoint.items() if name not in training} | {"model": state}
+
+
+def _adapted_state(about: dict, source: str) -> dict:
+    """The tensors that adapters belong to, from the checkpoint that they name."""
+    path, names = Path(about["path"]), list(about["names"])
+    places = [path, Path(source).with_name(path.name)]
+    found = [place for place in places if place.is_file()]
+    if not found:
+        tried = " and ".join(map(str, places))
+        raise UserError(f"{source} holds adapters alone; the weights that they adapt are not there, tried {tried}")
+    state = base_state(found[0], names)
+    if hash_state(state) != about["sha256"]:
+        raise UserError(f"{source} adapts other weights than {found[0]} holds now: put back those of the training")
+    return state
+
+
+def _lm_state(checkpoint: dict, source: str) -> dict:
+    """The tensors that adapters belong to, from the language model of --lm."""
+    from model.hf_decoder import HFDecoder
+
+    args, stored = checkpoint["model_args"], checkpoint["model"]["lm.stored"].numpy().tobytes()
+    state = HFDecoder.from_pretrained(args["name"], args["revision"], args["tokenizer"], stored).state_dict()
+    if hash_state(state) != checkpoint[ADAPTS]["sha256"]:
+        raise UserError(f"{source} adapts another language model than {args['name']} is now: put back the one it was")
+    return {name: state[name.removeprefix("lm.")].float() for name in checkpoint[ADAPTS]["names"]}
 
 
 def base_state(path, names) -> dict:

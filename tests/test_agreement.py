@@ -16,11 +16,13 @@ SCRIPTS = [script for script in REQUIRED if script != "evaluation.__main__"]
 FLAGS = [(script, name) for script in SCRIPTS for name in vars(parse(script))]
 A, B = "a" * 64, "b" * 64
 READ = {
-    "datasets": {"TUAB": A}, "labels": {"TUAB": ["normal", "abnormal"]}, "text": A, "tokenizer": A, "weights": None,
+    "datasets": {"TUAB": A}, "labels": {"TUAB": ["normal", "abnormal"]}, "text": A, "lm": A,
+    "tokenizer": A, "weights": None,
     "tasks": {"TUAB question": "Is it?", "TUAB answers": ["No", "Yes"]},
 }  # fmt: skip
 OTHER = {
-    "datasets": {"TUAB": B}, "labels": {"TUAB": ["abnormal", "normal"]}, "text": B, "tokenizer": B, "weights": A,
+    "datasets": {"TUAB": B}, "labels": {"TUAB": ["abnormal", "normal"]}, "text": B, "lm": B,
+    "tokenizer": B, "weights": A,
     "tasks": READ["tasks"] | {"TUAB answers": ["Yes", "No"]},
 }  # fmt: skip
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dataset.batches import collate_eeg
-from dataset.tasks import TASKS, Task
+from dataset.tasks import TASKS, Task, first_tokens_differ
 from dataset.text import END_TOKEN, VOCAB, load_tokenizer
 from evaluation.answers import answer_tasks
 from model.neural_transformer import NTConfig
@@ -92,7 +92,7 @@ def test_scores_are_likelihoods_of_the_answers_read_one_by_one(model, task):
     for row, window in enumerate(windows):
         likelihoods = []
         for option in options:
-            scored = option[:1] if task.first_tokens_differ else option
+            scored = option[:1] if first_tokens_differ(task.options(load_tokenizer())) else option
             with torch.no_grad():
                 hidden, _ = model.read(collate_eeg([window]) | {"tokens": torch.tensor([prompt + scored])})
                 logits = model.GPT2.lm_head(hidden[0, -len(scored) - 1 : -1])[:, :VOCAB]

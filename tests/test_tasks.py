@@ -6,7 +6,7 @@ import re
 import pytest
 from toy_eeg import write_toy
 
-from dataset.tasks import BINARY_METRICS, MULTICLASS_METRICS, TASKS, Task, find_tasks, load_tasks
+from dataset.tasks import BINARY_METRICS, MULTICLASS_METRICS, TASKS, Task, find_tasks, first_tokens_differ, load_tasks
 from dataset.text import END_TOKEN, SEP_TOKEN, load_tokenizer
 from dataset.windows import describe_tasks, open_tasks
 from errors import UserError
@@ -52,7 +52,7 @@ def test_the_six_tasks_are_the_published_tokens(golden):
 def test_options_continue_the_prompt_and_read_back(task):
     tokenizer = load_tokenizer()
     prompt, options = task.prompt(tokenizer), task.options(tokenizer)
-    assert prompt[0] == SEP_TOKEN and task.first_tokens_differ
+    assert prompt[0] == SEP_TOKEN and first_tokens_differ(task.options(tokenizer))
     for label, option in enumerate(options):
         assert option[-1] == END_TOKEN
         assert task.encode(tokenizer, label)[0] == prompt + option
@@ -61,8 +61,9 @@ def test_options_continue_the_prompt_and_read_back(task):
 
 
 def test_answers_that_share_a_first_token_are_found():
-    assert not Task("x", "Which?", ("sleep stage one", "sleep stage two")).first_tokens_differ
-    assert Task("x", "Which?", ("sleep stage one", "sleep stage two"), lettered=True).first_tokens_differ
+    answers = ("sleep stage one", "sleep stage two")
+    assert not first_tokens_differ(Task("x", "Which?", answers).options(load_tokenizer()))
+    assert first_tokens_differ(Task("x", "Which?", answers, lettered=True).options(load_tokenizer()))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
-"""Turn English text into GPT-2 tokens: `train.bin` and `val.bin`, uint16, the end token after each document.
+"""Turn English text into GPT-2 tokens: `train.bin` and `val.bin`, uint16, the end token after each document. With --lm
+into those of another language model, uint32 where needed, under a line that says whose they are.
 
     python text_dataset_maker/prepare.py --source stdlib --out_dir text                        # no download
     python text_dataset_maker/prepare.py --source files --files books notes.md --out_dir text  # .txt and .md files
     python text_dataset_maker/prepare.py --source openwebtext --out_dir text --num_proc 16  # the papers' text, 54 GB
+    python text_dataset_maker/prepare.py --source stdlib --out_dir text-qwen --lm Qwen/Qwen3-0.6B
 
 OpenWebText is split as published: 0.0005 of its documents, drawn with seed 2357, are for validation. Files and
 Python's help topics (stdlib) are cut at blank lines into passages of about PASSAGE characters, each of them a document;
@@ -21,7 +23,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataset.text import END_TOKEN, load_tokenizer
+from dataset.text import file_header, load_tokenizer
+from dataset.vocabulary import read_vocabulary
 from errors import UserError, check_file, run
 from training.numbers import Help
 
@@ -35,6 +38,8 @@ def get_args(argv=None):
     parser.add_argument("--source", choices=("openwebtext", "files", "stdlib"), required=True, help="of the text")
     parser.add_argument("--files", nargs="+", metavar="PATH", help=".txt and .md files, or folders of them")
     parser.add_argument("--out_dir", required=True, help="folder for train.bin and val.bin (a trainer's --text_dir)")
+    parser.add_argument("--lm", help="whose tokenizer: a folder of transformers or a name on the hub; default: GPT-2")
+    parser.add_argument("--lm_revision", help="branch, tag or commit of that on the hub")
     parser.add_argument("--val_fraction", type=float, help="default: 0.0005 for openwebtext, else 0.01")
     parser.add_argument("--seed", type=int, default=2357, help="of the draw for validation")
     parser.add_argument(
@@ -47,7 +52,7 @@ def get_args(argv=None):
 def main(args):
     paths = {split: Path(args.out_dir) / f"{split}.bin" for split in ("train", "val")}
     check_args(args, paths)
-    tokenizer = load_tokenizer()
+    tokenizer = read_vocabulary(args.lm, args.lm_revision) if args.lm else load_tokenizer()
     fraction = args.val_fraction or (0.0005 if args.source == "openwebtext" else 0.01)
     if args.source == "openwebtext":
         splits = load_openwebtext(fraction, args.seed, args.num_proc)
@@ -144,12 +149,13 @@ def split_passages(passages, fraction, seed):
 
 def write_tokens(path, documents, tokenizer, threads, split):
     """Write the documents' tokens to `path` and flush them to disk; returns how many there are."""
-    count = 0
+    count, (header, dtype) = 0, file_header(tokenizer)
     with open(path, "wb") as file, tqdm(total=len(documents), desc=split, unit="documents") as bar:
+        file.write(header)
         for first in range(0, len(documents), BATCH):
             batch = tokenizer.encode_batch(documents[first : first + BATCH], threads)
-            tokens = np.array([token for ids in batch for token in (*ids, END_TOKEN)], dtype="<u2")
-            tokens.tofile(file)
+            tokens = np.array([token for ids in batch for token in (*ids, tokenizer.end)], dtype=dtype)
+            file.write(tokens.tobytes())
             count += len(tokens)
             bar.update(len(batch))
         file.flush()

@@ -8,7 +8,7 @@ import re
 
 from errors import UserError
 
-INPUTS = ("datasets", "labels", "text", "tokenizer", "weights", "tasks")  # what the flags of "content" lead to
+INPUTS = ("datasets", "labels", "text", "lm", "tokenizer", "weights", "tasks")  # what the flags of "content" lead to
 _KINDS = {
     # what is trained, and on which samples: refused
     "fixed": """seed size model init_from standardize band_power dropout drop_path block_size layer_scale_init_value
@@ -22,13 +22,14 @@ _KINDS = {
         layer_decay grad_clip clip_grad ema_decay model_ema_decay revive_dead_codes dtype
         cache_half""",
     # places, which may move: what they hold is compared, as one of INPUTS
-    "content": """dataset_dir datasets dataset text_dir tasks tokenizer_path tokenizer_weight NeuroLM_path finetune""",
+    "content": """dataset_dir datasets dataset text_dir tasks tokenizer_path tokenizer_weight NeuroLM_path finetune lm
+        lm_revision""",
     # read where a run starts, and not by one that goes on
     "start": "gpt2_path",
     # how and where it runs, and what it writes
-    "free": """out_dir output_dir log_dir num_workers cache_features device compile fsdp resume allow_changed eval
-        eval_only save_ckpt_freq keep save_every_minutes save_every_steps log_interval profile wandb_log wandb_project
-        wandb_runname wandb_api_key timeout_minutes verify allow_leak""",
+    "free": """out_dir output_dir log_dir num_workers cache_features device compile fsdp checkpoint_activations resume
+        allow_changed eval eval_only save_ckpt_freq keep save_every_minutes save_every_steps log_interval profile
+        wandb_log wandb_project wandb_runname wandb_api_key timeout_minutes verify allow_leak""",
 }
 KINDS = {kind: tuple(names.split()) for kind, names in _KINDS.items()}
 CHANGEABLE = (*INPUTS, *KINDS["fixed"])

@@ -87,16 +87,26 @@ def add_cache_flags(flag):
     flag("--cache_half", action=switch, default=False, help="in float16, each value off by 0.05 %% at most")
 
 
+def add_lm_flags(flag):
+    """To the group model of the scripts of NeuroLM: whose language model."""
+    flag("--lm", metavar="NAME", help="any causal decoder of transformers in place of GPT-2: a folder, or a name on "
+         "the hub, such as Qwen/Qwen3-0.6B")  # fmt: skip
+    flag("--lm_revision", help="branch, tag or commit of --lm on the hub")
+
+
 def add_language_model_flags(flag, starts: tuple[str, ...], options: str):
     """To the group model of the scripts that make a NeuroLM: where it starts, and `options`, what holds for them."""
-    flag("--size", choices=LM_SIZES, default="B", help="of the language model")
-    flag("--init_from", choices=starts, default=starts[0], help="where the language model starts")
+    flag("--size", choices=LM_SIZES, default="B", help="of the language model; --lm has its own")
+    add_lm_flags(flag)
+    flag("--init_from", choices=starts, default=starts[0], help="where the language model starts; --lm: as gpt2")
     flag("--gpt2_path", help="folder of GPT-2's weights, or a name on the hub; default: that of --size")
     flag("--standardize", action=switch, default=False, help="standardize the encoder's features; the paper does not. "
          + options)  # fmt: skip
     flag("--band_power", action=switch, default=False, help="also give the language model each token's log band power, "
          "standardized; the paper does not. " + options)  # fmt: skip
     flag("--dropout", type=share, default=0.0, help="of the language model")
+    flag("--checkpoint_activations", action=switch, default=False, help="compute the language model's activations "
+         "again in the backward pass: less memory, a third more time")  # fmt: skip
     return flag
 
 

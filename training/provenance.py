@@ -44,14 +44,17 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def describe_inputs(run, folders, text=None, tasks=(), modules=None) -> dict[str, dict]:
+def describe_inputs(run, folders, text=None, tasks=(), modules=None, lm=None) -> dict[str, dict]:
     """What a run reads, for its checkpoints: `datasets` of `describe_data`, and `inputs`, by which a resumed run sees
     whether it reads the same. The main process looks, for all.
 
     text: the training text (TextTokens); tasks: Task rows; modules: the state dicts of a `tokenizer` that is read, and
-    of the `weights` that training starts from (None: new ones).
+    of the `weights` that training starts from (None: new ones); lm: the language model.
     """
-    return run.on_main(lambda: _describe_inputs(list(folders), text, tasks, modules or {}))
+    found = run.on_main(lambda: _describe_inputs(list(folders), text, tasks, modules or {}))
+    if lm and lm.name:  # of --lm
+        found["inputs"]["lm"] = lm.about["sha256"]
+    return found
 
 
 def _describe_inputs(folders, text, tasks, modules) -> dict[str, dict]:

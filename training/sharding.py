@@ -48,6 +48,8 @@ def filled_copy(template: nn.Module, model: nn.Module, device) -> nn.Module:
     values = model.state_dict()
     for name, value in whole_model.state_dict().items():
         value.copy_(whole(values[name]))  # one by one: there is room for one copy of a large model, not for two
+    for mine, theirs in zip(whole_model.buffers(), model.buffers(), strict=True):  # also those in no state
+        mine.copy_(theirs)
     return whole_model
 
 

@@ -3,10 +3,15 @@
 import copy
 from pathlib import Path
 
+import torch
+
+from dataset.vocabulary import read_vocabulary
+from errors import UserError
 from model.gpt import GPT
+from model.hf_decoder import HFDecoder
 from model.neurolm import LM_SIZES, NeuroLM
 from model.vq import VQ
-from model.weights import read_checkpoint
+from model.weights import hash_state, read_checkpoint
 from training.agreement import agree, history
 from training.checkpoints import Checkpoints
 from training.loading import Loader
@@ -27,7 +32,7 @@ def start_script(args, newest: Path) -> Run:
     it continues from, if it is there, in whose precision a CPU goes on."""
 
     def began() -> str | None:
-        config = read_checkpoint(newest).get("config") if args.resume and newest.is_file() else None
+        config = read_checkpoint(newest, whole=False).get("config") if args.resume and newest.is_file() else None
         return str(config.get("dtype")) if isinstance(config, dict) else None
 
     return start_run(args.device, args.dtype, args.seed, args.timeout_minutes, Watch, began)
@@ -102,18 +107,52 @@ def resumes(args, out_dir: Path) -> bool:
 def load_gpt2(args, run: Run, out_dir: Path, name: str, dropout: float = 0.0) -> GPT | None:
     """GPT-2's weights, of --gpt2_path or else called `name` on the hub; None where --init_from or --size asks for
     none, and where a checkpoint is about to replace them."""
-    if args.init_from != "gpt2" or not LM_SIZES[args.size].gpt2 or resumes(args, out_dir):
+    if args.init_from != "gpt2" or args.lm or not LM_SIZES[args.size].gpt2 or resumes(args, out_dir):
         return None
     with run.main_first():
         return GPT.from_pretrained(args.gpt2_path or name, dropout)
 
 
-def new_neurolm(args, tokenizer: VQ, run: Run, out_dir: Path) -> NeuroLM:
-    """A NeuroLM of --size on the encoder of `tokenizer`, itself, that starts as --init_from says."""
-    gpt2 = load_gpt2(args, run, out_dir, LM_SIZES[args.size].gpt2, args.dropout)
-    model = NeuroLM.from_size(
-        args.size, tokenizer.encoder.config, tokenizer.quantize.n_codes, gpt2, args.dropout, args.standardize,
-        args.band_power,
-    )  # fmt: skip
+def load_lm(args, run: Run, dropout: float = 0.0, as_stored: bool = False) -> HFDecoder | None:
+    """The language model of --lm, with the sha256 of its weights; None: GPT-2. as_stored: in the precision of its
+    files, else in float32. A run that goes on reads it too, to see whether it is the same."""
+    if not args.lm:
+        if args.lm_revision:
+            raise UserError(f"--lm_revision {args.lm_revision} is of --lm, which is not given")
+        return None
+    if args.init_from == "scratch":
+        raise UserError("--init_from scratch is for GPT-2: --lm brings its weights")
+    with run.main_first():
+        words = read_vocabulary(args.lm, args.lm_revision)
+        lm = HFDecoder.from_pretrained(args.lm, args.lm_revision, words.about(), words.stored, dropout)
+    lm.about["sha256"] = run.on_main(lambda: hash_state(lm.state_dict()))
+    return lm if as_stored else lm.float()
+
+
+def model_name(args) -> str:
+    """What folders and results call the language model."""
+    return Path(args.lm).name if args.lm else args.size
+
+
+def check_lm(model: NeuroLM, args, source) -> None:
+    """Raise UserError where the language model of a checkpoint is not the one that --lm names."""
+    name = model.decoder.name
+    if (name and Path(name).name) != (args.lm and Path(args.lm).name):
+        raise UserError(f"{source} has the language model {name or 'GPT-2'}, --lm is {args.lm or 'not given'}")
+
+
+def new_neurolm(args, tokenizer: VQ, run: Run, out_dir: Path, path) -> NeuroLM:
+    """A NeuroLM of --size or --lm on the encoder of `tokenizer`, itself, that starts as --init_from says; path: where
+    the tokenizer is from."""
+    aligned = read_checkpoint(path, whole=False).get("aligned_with") or "GPT-2"
+    if aligned != (args.lm or "GPT-2"):
+        run.say(f"{path} was aligned with the text of {aligned}, the language model is {args.lm or 'GPT-2'}")
+    shape, options = (tokenizer.encoder.config, tokenizer.quantize.n_codes), (args.standardize, args.band_power)
+    lm = load_lm(args, run, args.dropout, as_stored=args.tune == "lora" and run.dtype == torch.bfloat16)
+    if lm:
+        model = NeuroLM(lm, *shape, *options)
+    else:
+        gpt2 = load_gpt2(args, run, out_dir, LM_SIZES[args.size].gpt2, args.dropout)
+        model = NeuroLM.from_size(args.size, *shape, gpt2, args.dropout, *options)
     model.tokenizer = tokenizer.encoder.requires_grad_(False).eval()
     return model

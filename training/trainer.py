@@ -39,7 +39,8 @@ class Trainer:
         self.checkpoints, self.extra = checkpoints, extra
         self.saved = list(raw_model.state_dict())  # names of the tensors that checkpoints hold
         if ADAPTS in extra:
-            self.saved = [name for name, parameter in raw_model.named_parameters() if parameter.requires_grad]
+            adapted = set(extra[ADAPTS]["names"])  # peft renames the layers that it adapts
+            self.saved = [name for name in self.saved if name.replace(".base_layer", "") not in adapted]
         self.grad_clip, self.log_interval, self.ema_decay = grad_clip, log_interval, ema_decay
         self.evaluated = copy.deepcopy(raw_model).requires_grad_(False) if ema_decay else raw_model
         self.save_every_minutes, self.save_every_steps = save_every_minutes, save_every_steps
