@@ -80,6 +80,7 @@ def test_only_compiled_code_on_a_gpu_attends_in_blocks(monkeypatch):
     assert not in_blocks(there, 0.0)
 
 
+@pytest.mark.slow  # test_compile keeps the one graph, the tests above the numbers
 @pytest.mark.parametrize("script", ["train_vq", "train_pretrain", "train_instruction"])
 def test_a_step_in_blocks_is_one_graph(script, monkeypatch):
     make, read = test_compile.MODELS[script]

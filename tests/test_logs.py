@@ -1,6 +1,7 @@
 """What a run tells: metrics.jsonl, figures, what made a checkpoint, W&B offline as its server reads it, guards."""
 
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -94,17 +95,18 @@ def test_every_log_step_says_how_the_run_goes(folder):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_checkpoint_says_what_made_it(folder, corpus):
+def test_a_checkpoint_says_what_made_it(folder, corpus, tmp_path):
     state, written = read_checkpoint(folder / "ckpt.pt"), json.loads((folder / "config.json").read_text())
     for about in (state, written):
         assert about["config"]["batch_size"] == 2 and "wandb_api_key" not in about["config"]
         assert {"python", "torch", "numpy", "mne"} <= about["versions"].keys() and about["git_commit"]
         assert yaml.safe_load(about["datasets"]["four"]["preprocessing"])["rate"] == 200
-    changed = corpus / "data" / "pair" / "manifest.csv"
-    text = changed.read_text()
-    changed.write_text(text + "\n")
-    assert describe_data([changed.parent])["pair"]["manifest_sha256"] != state["datasets"]["pair"]["manifest_sha256"]
-    changed.write_text(text)
+    kept = state["datasets"]["pair"]["manifest_sha256"]
+    assert describe_data([corpus / "data" / "pair"])["pair"]["manifest_sha256"] == kept
+    shutil.copytree(corpus / "data" / "pair", tmp_path / "pair")
+    with open(tmp_path / "pair" / "manifest.csv", "a") as manifest:
+        manifest.write("\n")
+    assert describe_data([tmp_path / "pair"])["pair"]["manifest_sha256"] != kept
 
 
 def test_a_collapsed_codebook_warns_after_the_warm_up(corpus, tmp_path, capsys, monkeypatch):

@@ -145,7 +145,7 @@ def test_long_recordings_are_cleaned_outside_the_memory(made, tmp_path, monkeypa
 def test_a_figure_holds_all_of_a_recording(tmp_path, seconds, step, monkeypatch):
     """At 30 s each sample, at 8 h an envelope that still has the extremes."""
     drawn, unit = [], 1 if seconds == 30 else 3600
-    monkeypatch.setattr("evaluation.figures._save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("evaluation.figures.save", lambda figure, path: drawn.append(figure))
     rng = np.random.default_rng(0)
     eeg = rng.normal(0, 10, (3, seconds * 200)).astype(np.float32)
     eeg[1, eeg.shape[1] // 2] = 500

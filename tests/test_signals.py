@@ -87,7 +87,12 @@ def writes_epoch(state, *where):
     return state.get("validated") == 5
 
 
-def test_at_every_stop_of_an_instruction_run(corpus, tmp_path):
+EVERY = ("start", "cache", "step", "epoch's end", "saving", "validation", "test", "report")
+
+
+# slow: all; the others are those that no other test of this file has
+@pytest.mark.parametrize("names", [EVERY[1::2], pytest.param(EVERY, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_at_every_stop_of_an_instruction_run(names, corpus, tmp_path):
     cache = tmp_path / "cache"
     moments = {
         "start": (NeuroLM, "load"),
@@ -100,7 +105,7 @@ def test_at_every_stop_of_an_instruction_run(corpus, tmp_path):
         "report": (train_instruction, "report"),
     }
     more = ("--cache_features", cache, "--num_workers", 1)
-    for name, moment in moments.items():
+    for name, moment in ((name, moments[name]) for name in names):
         assert run_told("instruction", corpus, tmp_path, more, before, *moment) == errors.REQUEUE, name
         assert not list(cache.rglob("*.tmp")) and not list((tmp_path / "checkpoints").rglob(".*")), name
     folder = stages.train("instruction", corpus, tmp_path, *more)

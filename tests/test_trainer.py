@@ -1,6 +1,7 @@
 """The trainer on a line to fit: loss scale of fp16, moving average, arithmetic counted, nothing asked of the device."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -103,6 +104,7 @@ def test_steps_that_overflow_in_fp16_are_counted_not_fatal(tmp_path):
 @pytest.mark.parametrize("compile", [False, True])
 def test_the_arithmetic_of_a_step_is_counted_once(compile, tmp_path, monkeypatch):
     monkeypatch.setattr("training.trainer.Throughput", lambda run: Throughput(run, peak=1e9))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # others take a minute
     trainer = fit(make_trainer(tmp_path, compile=compile))
     # 4 samples, 16 + 16 weights, 2 operations each, forward and for the weights' gradient; the second layer's input too
     assert trainer.throughput.flops_each * 4 == 4 * 2 * (32 + 32 + 16)
