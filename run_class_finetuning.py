@@ -20,6 +20,7 @@ if __name__ == "__main__":
     errors.requeue_when_told()  # first: what follows takes seconds to import
 
 from dataset.batches import collate_montage
+from dataset.channels import follow_places
 from dataset.checks import check_eeg
 from dataset.labels import follow_classes
 from dataset.protocol import read_protocol
@@ -122,6 +123,8 @@ def main(args):
     goes_on = args.resume and newest.is_file() and not args.eval
     source = newest if goes_on else path  # whose head goes on
     known = read_checkpoint(source, whole=False) if source else {}
+    for line in follow_places(sets.values(), known.get("tasks") or ()):
+        run.say(line)
     if source and (goes_on or args.eval or "classes" in known):
         classes, places, keep_head, said = follow_classes(folder, classes, known, source, must=goes_on or args.eval)
         sets = {split: windows.relabelled(places) for split, windows in sets.items()}

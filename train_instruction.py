@@ -19,6 +19,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from dataset.batches import QuestionCollate, QuestionWindows
+from dataset.channels import follow_places
 from dataset.checks import check_eeg
 from dataset.labels import explain_labels, follow_tasks
 from dataset.protocol import read_protocol
@@ -131,6 +132,8 @@ def main(args):
         run.say(line)
     splits = ["test"] if args.eval_only else ["train", "val", "test"]
     sets = {split: open_tasks(tasks, split, protocol) for split in splits}
+    for line in follow_places(sets["test"].values(), checkpoint.get("tasks", [])) if args.eval_only else ():
+        run.say(line)
 
     # -------------------------------------------------------------------------------------------------------- model
     if args.eval_only:

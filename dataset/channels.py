@@ -6,6 +6,7 @@ are separate rows for the same places: a recording keeps the names it came with,
 
 import functools
 import re
+from dataclasses import replace
 
 import numpy as np
 
@@ -104,3 +105,18 @@ def _rows(names: tuple[str, ...]) -> np.ndarray:
 def channel_rows(names) -> np.ndarray:
     """Rows of the table for channel names -> (C,) int64, read-only. Raises UserError naming the unknown ones."""
     return _rows(tuple(names))
+
+
+def follow_places(sets, tasks) -> list[str]:
+    """Let the Windows of `sets` call a channel by the other name of its place where a model knows that one alone, by
+    `tasks`, the rows of its checkpoint -> a sentence for each."""
+    known = {channel for row in tasks if isinstance(row, dict) for channel in row.get("channels") or ()}
+    said = {}
+    for recordings in (windows.recordings for windows in sets):
+        for i, recording in enumerate(recordings):
+            mine = {name: OTHER_NAME.get(name) for name in recording.channels}
+            other = {old: new for old, new in mine.items() if old not in known and new in known and new not in mine}
+            if other:
+                recordings[i] = replace(recording, known_as=tuple(other.get(name, name) for name in mine))
+            said |= other
+    return [f"{old} is read as {new}, the model's name of the place" for old, new in said.items()]

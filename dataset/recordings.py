@@ -48,6 +48,7 @@ class Recording:
     sha256: str = ""  # of its file; "": not declared
     center: tuple[float, ...] = ()  # uV of each channel, and the factor on what is above: a calibration; (): none
     scale: tuple[float, ...] = ()
+    known_as: tuple[str, ...] = ()  # its channels as a model calls their places; (): by their own names
 
 
 def find_datasets(dataset_dir) -> list[Path]:

@@ -58,9 +58,9 @@ class Windows(Dataset):
 
     def about(self, i: int) -> dict:
         """A sample without its eeg."""
-        number, _, _, label = self.index[i].tolist()
-        recording = self.recordings[number]
-        return {"rows": channel_rows(recording.channels), "label": label, "index": i, "file": recording.name}
+        recording, label = self.recordings[self.index[i, 0]], int(self.index[i, 3])
+        rows = channel_rows(recording.known_as or recording.channels)
+        return {"rows": rows, "label": label, "index": i, "file": recording.name}
 
     def describe(self) -> dict[str, list]:
         """Where each window comes from: recording, subject, and its start in seconds."""
@@ -223,7 +223,7 @@ def describe_tasks(sets: dict[Task, Windows]) -> list[dict]:
     their longest window, and the channels that all their recordings have."""
     rows = []
     for task, windows in sets.items():
-        montages = [recording.channels for recording in windows.recordings]
+        montages = [recording.known_as or recording.channels for recording in windows.recordings]
         common = [channel for channel in montages[0] if all(channel in montage for montage in montages)]
         seconds = int(windows.shapes()[:, 1].max())
         rows.append(asdict(task) | {"dataset": None, "seconds": seconds, "channels": common})
@@ -284,7 +284,7 @@ def labram_labelled_windows(folder, split: str, protocol: Protocol = PUBLISHED) 
 
 def _fit_labram(windows: Windows) -> Windows:
     for recording in windows.recordings:
-        beyond = np.flatnonzero(channel_rows(recording.channels) >= LABRAM_ROWS)
+        beyond = np.flatnonzero(channel_rows(recording.known_as or recording.channels) >= LABRAM_ROWS)
         if len(beyond):
             names = ", ".join(recording.channels[i] for i in beyond)
             raise UserError(

@@ -198,4 +198,5 @@ def describe_features(windows: Windows, folder: Path, run: Run) -> dict:
     index = hashlib.sha256(np.column_stack([places, windows.index[:, 1:3]])).hexdigest()
     about = {"dataset": dataset, "windows": index, "precision": str(run.dtype)}
     scales = [[recording.center, recording.scale] for recording in used if recording.scale]
+    about |= {"known_as": names} if any(names := [recording.known_as for recording in used]) else {}
     return about | ({"calibration": hashlib.sha256(repr(scales).encode()).hexdigest()} if scales else {})
