@@ -73,9 +73,9 @@ def kill(prefix, *names) -> None:
 @pytest.mark.slow
 def test_a_node_that_is_killed_comes_back(nodes, tmp_path):
     corpus = stages.write_corpus(tmp_path / "corpus")
-    run_processes(4, stages.train, "vq", corpus, tmp_path / "undisturbed", *shares("vq", 4))
+    run_processes(4, stages.train, "vq", corpus, tmp_path / "undisturbed", *shares("vq", 4), "--epochs", 4)
     command = [sys.executable, "-m", "torch.distributed.run", *RENDEZVOUS.split(), "--max_restarts=3", "train_vq.py"]
-    command += stages.flags("vq", corpus, tmp_path / "killed", *shares("vq", 4), "--save_every_steps", 1)
+    command += stages.flags("vq", corpus, tmp_path / "killed", *shares("vq", 4), "--epochs", 4, "--save_every_steps", 1)
     logs = {name: tmp_path / f"{name}.log" for name in NODES}
     torchruns = {name: start(nodes, name, log, command) for name, log in logs.items()}
     newest = Path("checkpoints", "VQ", "ckpt.pt")
