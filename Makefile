@@ -63,7 +63,7 @@ test-all: $(DEVELOPS)
 lint: $(DEVELOPS)
 	$(VENV)/bin/ruff check .
 
-# one thread, size B, about 15 minutes and 16 GB of memory; BENCH="--size tiny" for a look
+# one thread, size B, about 20 minutes and 16 GB of memory; BENCH="--size tiny" for a look
 bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/bench.py --json bench.json --markdown docs/performance.md $(BENCH)
 

@@ -24,7 +24,8 @@ from dataset.protocol import held_out
 from dataset.text import open_text, tokenizer_of
 from dataset.windows import pretraining_folders, pretraining_windows
 from model.gpt import GPTConfig
-from model.neurolm import LM_SIZES, NeuroLM
+from model.lm_sizes import LM_SIZES
+from model.neurolm import NeuroLM
 from model.vq import VQ, VQ_Align
 from training.checkpoints import find_checkpoint
 from training.feature_cache import cache_features, read_codes

@@ -1,6 +1,6 @@
 """Every hot path against the plain way to do it (`plain.py`), in one run: time, memory, share of the machine's rate.
 
-python benchmarks/bench.py --json bench.json --markdown docs/performance.md     make bench: about 15 minutes, 16 GB
+python benchmarks/bench.py --json bench.json --markdown docs/performance.md     make bench: about 20 minutes, 16 GB
 python benchmarks/bench.py --size tiny --repeats 1                              seconds
 python benchmarks/bench.py --device cuda --repeats 20 --rows "stage 1" "stage 2" "stage 3"
 
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
 from benchmarks import paths
-from model.neurolm import LM_SIZES
+from model.lm_sizes import LM_SIZES
 from training.numbers import Help, positive
 from training.provenance import provenance
 from utils import DTYPES, decay_groups, make_optimizer, start_run

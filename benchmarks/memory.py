@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from model.gpt import GPTConfig
 from model.linear_loss import LOGIT_ROWS
+from model.lm_sizes import LM_SIZES
 from model.neural_transformer import NTConfig
-from model.neurolm import LM_SIZES, NeuroLM
+from model.neurolm import NeuroLM
 from utils import decay_groups, make_optimizer
 
 CHANNELS = 16

@@ -25,7 +25,7 @@ import errors
 from benchmarks import bench
 from benchmarks.memory import GIB, estimate
 from model import packing
-from model.neurolm import LM_SIZES
+from model.lm_sizes import LM_SIZES
 from training.flags import positive
 from training.throughput import peak_flops
 from utils import DTYPES, start_run

@@ -24,7 +24,7 @@ def same_precision():
 def smaller():
     """A language model of a quarter of the width of --size tiny, here and in what is forked: 50257 words take most of
     the time. Gives tiny's row."""
-    from model.neurolm import LM_SIZES
+    from model.lm_sizes import LM_SIZES
 
     row = LM_SIZES["tiny"]
     with pytest.MonkeyPatch.context() as patch:
@@ -35,7 +35,7 @@ def smaller():
 @pytest.fixture(scope="module")
 def full_tiny(smaller):
     """--size tiny as a user gets it, to the end of a module: it learns to write answers, a smaller one not."""
-    from model.neurolm import LM_SIZES
+    from model.lm_sizes import LM_SIZES
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LM_SIZES, "tiny", smaller)

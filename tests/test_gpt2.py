@@ -10,8 +10,9 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from errors import UserError
 from model.gpt import GPT
+from model.lm_sizes import LM_SIZES, LMSize
 from model.neural_transformer import NTConfig
-from model.neurolm import LM_SIZES, TEXT_ROWS, LMSize, NeuroLM
+from model.neurolm import TEXT_ROWS, NeuroLM
 from model.vq import VQ_Align
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from test_predict import made  # noqa: F401 - a fixture
 
-from model.neurolm import LM_SIZES
+from model.lm_sizes import LM_SIZES
 
 
 def test_every_block_runs(made, tmp_path, monkeypatch):  # noqa: F811

@@ -8,7 +8,7 @@ import argparse
 import math
 import os
 
-from model.neurolm import LM_SIZES
+from model.lm_sizes import LM_SIZES
 from training.agreement import CHANGEABLE
 from training.numbers import Help, at_least, minutes, natural, nonnegative, positive, share
 from utils import DTYPES, OPTIMIZERS

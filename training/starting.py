@@ -9,7 +9,8 @@ from dataset.vocabulary import read_vocabulary
 from errors import UserError
 from model.gpt import GPT
 from model.hf_decoder import HFDecoder
-from model.neurolm import LM_SIZES, NeuroLM
+from model.lm_sizes import LM_SIZES
+from model.neurolm import NeuroLM
 from model.vq import VQ
 from model.weights import hash_state, read_checkpoint
 from training.agreement import agree, history
